@@ -1,0 +1,47 @@
+# Everything a newcomer needs. `make` alone prints the targets.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help env train test test-slow check format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=$(PYTHON) (interpreter for .venv), ARGS='trainer.max_steps=10' (appended to the command)"
+
+env: $(STAMP) ## create .venv with the pinned dependencies (does nothing when current)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "mosear needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another interpreter: make env PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: env ## fine-tune the embedded tiny omni with LoRA (ARGS='key=value ...' overrides)
+	$(BIN)/python train.py +experiment=lora $(ARGS)
+
+test: env ## run the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: env ## run the slow and the multi-process tests
+	$(BIN)/python -m pytest -m "slow or multinode" $(ARGS)
+
+check: env ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mosear
+
+format: env ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build leftovers (keeps .venv and outputs)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""mosear: omni-modal language models that notice when face and voice disagree.
+
+Importing this package is cheap: it loads no torch. The rooms (``mosear.backbones``, ``mosear.experts``,
+``mosear.steering``, ``mosear.evaluation``, ...) are imported by name where they are needed.
+"""
+
+__version__ = "0.1.0.dev0"
