@@ -1,0 +1,274 @@
+"""Renders the synthetic corpus into a folder: mp4 files, manifests, and a record of how it was made.
+
+<root>/clips/<manifest>/<id>.mp4     one file per clip
+<root>/<manifest>.parquet            train_natural, train_voice_dominant, val, test; `video` is relative to <root>
+<root>/intensities.parquet           id, visual, audio: cue strengths, for analysis only
+<root>/corpus.json                   seed, sizes, generator hash, counts
+"""
+
+import ast
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
+from mosear.data.synthetic.mp4 import write_clip
+from mosear.data.synthetic.plans import GROUPS, MANIFESTS, ClipPlan, Group, clip_rngs, plan_clip
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RECORD_NAME = "corpus.json"
+GENERATOR_MODULES = ("emotions", "speakers", "faces", "voices", "transcripts", "clips", "plans", "mp4")
+"""Modules whose code decides the content of a clip."""
+
+Task = tuple[str, int, str, int, int]
+"""Root, seed, group name, index, frame size: small enough to send to a worker by the thousand."""
+
+_GROUP_BY_NAME = {group.name: group for group in GROUPS}
+
+
+def generator_hash() -> str:
+    """Hash of the code that makes clips; comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for name in GENERATOR_MODULES:
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [entry for entry in body if not _is_docstring(entry)]  # type: ignore[attr-defined]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def group_size(group: Group, sizes: dict[str, int]) -> int:
+    """Clips in a group. Each conflict subset of val is half as large as its consistent one."""
+    if group.split == "val" and group.subset != "consistent":
+        return sizes["val_clips"] // 2
+    return sizes[f"{group.split}_clips"]
+
+
+def ensure_corpus(
+    root: str | os.PathLike[str],
+    seed: int = 0,
+    test_clips: int = 300,
+    train_clips: int = 1200,
+    val_clips: int = 300,
+    workers: int | None = None,
+    size: int = 112,
+) -> Path:
+    """Makes sure that the corpus stands complete under `root`, rendering only what is missing.
+
+    Returns at once when it is there. An interrupted run is resumed. Larger counts add clips and leave the old ones
+    untouched; smaller ones list fewer clips in the manifests, and their files stay for the next time.
+
+    Args:
+        root: Folder of the corpus; created if need be.
+        seed: Seed of every clip.
+        test_clips: Clips in each test subset.
+        train_clips: Clips in each training flavour.
+        val_clips: Consistent validation clips; each validation conflict subset has half as many.
+        workers: Rendering processes; all cores by default. Never changes a clip.
+        size: Height and width of the frames.
+
+    Returns:
+        The root.
+
+    Raises:
+        ValueError: Another seed, frame size or generator made what is under `root`.
+    """
+    root = Path(root)
+    sizes = {"train_clips": train_clips, "val_clips": val_clips, "test_clips": test_clips}
+    _check_arguments(sizes, size, workers)
+    wanted = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
+    found = _read_record(root)
+    if found is not None:
+        _check_same_corpus(root, found, wanted)
+        if found["complete"] and found["sizes"] == sizes:
+            return root
+    # Written first: should this run stop halfway, a run with other settings must not take its clips for its own.
+    _write_record(root, {**wanted, "complete": False})
+    _render_missing(root, seed, sizes, size, workers or os.cpu_count() or 1)
+    counts = _write_manifests(root, seed, sizes)
+    _write_record(root, {**wanted, "complete": True, "counts": counts})
+    return root
+
+
+def _check_arguments(sizes: dict[str, int], size: int, workers: int | None) -> None:
+    for name, count in sizes.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+    if size < 16 or size % 2:
+        raise ValueError(f"size must be an even number of pixels from 16 on (H.264 with 4:2:0 colour), got {size}.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, or None for one per core, got {workers}.")
+
+
+def _check_same_corpus(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises unless the found clips are the wanted ones; how many there are does not matter."""
+    differences = [
+        f"{key} {found[key]!r} (wanted {wanted[key]!r})"
+        for key in ("seed", "size", "generator")
+        if found[key] != wanted[key]
+    ]
+    if differences:
+        raise ValueError(
+            f"The synthetic corpus in {root} was made with another {', '.join(differences)}. Use another root, ask for "
+            f"what is there, or delete {root} to render it anew; only the numbers of clips can change in place."
+        )
+
+
+def _read_record(root: Path) -> dict[str, Any] | None:
+    path = root / RECORD_NAME
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    missing = {"seed", "size", "generator", "sizes", "complete"} - record.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: not written by this tool. Delete it, or move on.")
+    return record
+
+
+def _write_record(root: Path, record: dict[str, Any]) -> None:
+    text = json.dumps(record, indent=2) + "\n"
+    _write_atomically(root / RECORD_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a temporary file beside `path`, then moves it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _render_missing(root: Path, seed: int, sizes: dict[str, int], size: int, workers: int) -> None:
+    """Renders every clip whose file is not there yet, with a progress bar."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    tasks = list(_missing_tasks(root, seed, sizes, size))
+    if not tasks:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(f"Rendering clips into {root}", total=len(tasks))
+        if workers == 1:
+            for task in tasks:
+                render_task(task)
+                progress.advance(bar)
+            return
+        # Spawned, not forked: the caller may hold threads or a CUDA context.
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:
+            for _ in pool.imap_unordered(render_task, tasks, chunksize=8):
+                progress.advance(bar)
+
+
+def _missing_tasks(root: Path, seed: int, sizes: dict[str, int], size: int) -> Iterator[Task]:
+    for manifest in MANIFESTS:
+        folder = root / "clips" / manifest
+        folder.mkdir(parents=True, exist_ok=True)
+        present = {entry.name for entry in os.scandir(folder)}
+        for group in GROUPS:
+            if group.manifest == manifest:
+                for index in range(group_size(group, sizes)):
+                    if Path(plan_clip(seed, group, index).path).name not in present:
+                        yield str(root), seed, group.name, index, size
+
+
+def render_task(task: Task) -> None:
+    """Renders one clip and writes its file."""
+    root, seed, group_name, index, size = task
+    group = _GROUP_BY_NAME[group_name]
+    plan = plan_clip(seed, group, index)
+    _, rng = clip_rngs(seed, group, index)
+    frames, audio = render_clip_arrays(plan.face, plan.voice, plan.speaker, rng, size=size)
+    write_clip(Path(root) / plan.path, frames, FPS, audio, SAMPLE_RATE)
+
+
+def manifest_row(plan: ClipPlan) -> dict[str, Any]:
+    """The clip as a manifest lists it."""
+    return {
+        "id": plan.id,
+        "video": plan.path if plan.face else None,
+        "audio": ("video" if plan.face else plan.path) if plan.voice else None,
+        "text": plan.text,
+        "label": plan.label,
+        "labels": [plan.label],
+        "score": None,
+        "modality_labels": {
+            "visual": plan.face[0] if plan.face else None,
+            "audio": plan.voice[0] if plan.voice else None,
+            "text": plan.text_label,
+        },
+        "subset": plan.group.subset,
+        "split": plan.group.split,
+        "context": [],
+        "speaker": plan.speaker.id,
+        "missing": list(plan.missing),
+    }
+
+
+def _manifest_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    modality_labels = pa.struct([(name, pa.string()) for name in ("visual", "audio", "text")])
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "video", "audio", "text", "label")),
+            ("labels", pa.list_(pa.string())),
+            ("score", pa.float64()),
+            ("modality_labels", modality_labels),
+            *((name, pa.string()) for name in ("subset", "split")),
+            ("context", pa.list_(pa.string())),
+            ("speaker", pa.string()),
+            ("missing", pa.list_(pa.string())),
+        ]
+    )
+
+
+def _write_manifests(root: Path, seed: int, sizes: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Writes all Parquet files; returns the counts per manifest and subset."""
+    import pyarrow as pa
+
+    intensities = []
+    counts: dict[str, dict[str, int]] = {}
+    for manifest in MANIFESTS:
+        plans = [
+            plan_clip(seed, group, index)
+            for group in GROUPS
+            if group.manifest == manifest
+            for index in range(group_size(group, sizes))
+        ]
+        counts[manifest] = dict(Counter(plan.group.subset for plan in plans))
+        _write_parquet(root / f"{manifest}.parquet", [manifest_row(plan) for plan in plans], _manifest_schema())
+        intensities += [
+            {
+                "id": plan.id,
+                "visual": plan.face[1] if plan.face else None,
+                "audio": plan.voice[1] if plan.voice else None,
+            }
+            for plan in plans
+        ]
+    schema = pa.schema([("id", pa.string()), ("visual", pa.float64()), ("audio", pa.float64())])
+    _write_parquet(root / "intensities.parquet", intensities, schema)
+    return counts
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows, schema=schema)
+    _write_atomically(path, lambda temporary: pq.write_table(table, temporary))
