@@ -1,0 +1,1 @@
+"""Clips, manifests, media decoding and collation. Import the submodules: the light ones then stay light."""

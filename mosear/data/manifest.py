@@ -1,0 +1,401 @@
+"""Manifests: one row per clip, in Parquet or JSONL, checked as a whole before anything runs.
+
+A manifest is read from start to end (encoding, columns, ids, paths, values); all mistakes are reported in one error.
+Small files then become an in-memory Arrow table behind a Hugging Face `Dataset`, which leaves nothing on disk. Large
+ones go through `datasets.load_dataset`, which converts them once to memory-mapped Arrow files in the Hugging Face
+cache, so that many workers share one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mosear.data.clip import COLUMNS, Clip, describe_columns
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("video", pa.string()),
+        ("audio", pa.string()),
+        ("text", pa.string()),
+        ("label", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("modality_labels", pa.struct([("visual", pa.string()), ("audio", pa.string()), ("text", pa.string())])),
+        ("subset", pa.string()),
+        ("split", pa.string()),
+        ("context", pa.list_(pa.string())),
+        ("speaker", pa.string()),
+        ("missing", pa.list_(pa.string())),
+    ]
+)
+assert tuple(SCHEMA.names) == COLUMNS
+
+IN_MEMORY_BYTES = 64 * 2**20  # files up to this size are held in memory instead of being copied into the cache
+_PROBLEMS_SHOWN = 20
+
+
+class ManifestError(ValueError):
+    """A manifest cannot be used. ``problems`` holds every problem found; the message shows the first 20."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        super().__init__(path, list(problems))  # both in `args`, so that the error can be pickled
+        self.path, self.problems = path, list(problems)
+
+    def __str__(self) -> str:
+        lines = [f"Manifest {self.path} has {len(self.problems)} problem{'s' * (len(self.problems) != 1)}:"]
+        lines += [f"  {problem}" for problem in self.problems[:_PROBLEMS_SHOWN]]
+        if len(self.problems) > _PROBLEMS_SHOWN:
+            lines.append(f"  ... and {len(self.problems) - _PROBLEMS_SHOWN} more")
+        return "\n".join(lines)
+
+
+class Manifest(Sequence[Clip]):
+    """A checked, immutable sequence of clips.
+
+    Attributes:
+        path: The manifest file.
+        root: The directory that media paths are relative to, resolved.
+        fingerprint: SHA-256 of the whole file (the same for every selection from it).
+        dataset: The rows as a Hugging Face `Dataset`.
+    """
+
+    def __init__(self, dataset: Dataset, path: Path, root: Path, fingerprint: str) -> None:
+        self.dataset, self.path, self.root, self.fingerprint = dataset, path, root, fingerprint
+        self._root = _Root(root)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+    def __getitem__(self, index: int | slice) -> Clip | Manifest:
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        return Clip.from_row(self.dataset[range(len(self))[index]])
+
+    def __iter__(self) -> Iterator[Clip]:
+        return map(Clip.from_row, self.dataset)
+
+    def __repr__(self) -> str:
+        return f"Manifest({len(self)} clips of {self.path})"
+
+    def labels(self) -> list[str]:
+        """The distinct values of ``label``, sorted; ``labels``, which may be an open vocabulary, does not count."""
+        return sorted(set(self._column("label")) - {None})
+
+    def select(self, indices: Iterable[int]) -> Manifest:
+        """The clips at these positions, in this order."""
+        return Manifest(self.dataset.select(list(indices)), self.path, self.root, self.fingerprint)
+
+    def filter(self, keep: Callable[[Clip], bool]) -> Manifest:
+        """The clips for which ``keep`` is true."""
+        # Not `Dataset.filter`, which would write its result into the cache.
+        return self.select(index for index, clip in enumerate(self) if keep(clip))
+
+    def shard(self, index: int, count: int) -> Manifest:
+        """Every ``count``-th clip from ``index`` on. Strided, since manifests are often sorted by subset or length."""
+        _check_shard(index, count)
+        return self.select(range(index, len(self), count))
+
+    def resolve(self, clip: Clip) -> tuple[Path | None, Path | Literal["video"] | None]:
+        """The clip's (video, audio) as absolute paths below the root; ``"video"`` (the own track) stays."""
+        return self._root.resolve(clip)
+
+    def check_files(self) -> list[str]:
+        """Lists every media file that is not there, as "clip id: path"."""
+        missing = []
+        for clip in self:
+            files = [path for path in self.resolve(clip) if isinstance(path, Path)]
+            missing += [f"{clip.id}: {path}" for path in files if not path.is_file()]
+        return missing
+
+    def matching(self, split: str | None, subset: str | None) -> Manifest:
+        """The clips of a split and a subset (None: any). None at all is an error: nearly always a typo."""
+        wanted = {name: value for name, value in (("split", split), ("subset", subset)) if value is not None}
+        if not wanted:
+            return self
+        columns = [self._column(name) for name in wanted]
+        indices = [i for i, row in enumerate(zip(*columns, strict=True)) if row == tuple(wanted.values())]
+        if not indices:
+            has = "; ".join(f"{name}: {', '.join(sorted(set(self._column(name))))}" for name in wanted)
+            asked = " and ".join(f"{name}={value!r}" for name, value in wanted.items())
+            raise ManifestError(str(self.path), [f"no clip has {asked} (the manifest has {has})"])
+        return self.select(indices)
+
+    def _column(self, name: str) -> list[Any]:
+        return self.dataset.with_format(None)[name][:]
+
+
+@dataclass(frozen=True)
+class ManifestStream:
+    """The clips of a manifest in file order, read and checked as they come, in constant memory but for the ids.
+
+    Iterating raises `ManifestError` at the first bad row. Attributes as in `Manifest`.
+    """
+
+    path: Path
+    root: Path
+    fingerprint: str
+    split: str | None = None
+    subset: str | None = None
+    shard_index: int = 0
+    shard_count: int = 1
+
+    def __iter__(self) -> Iterator[Clip]:
+        checker = _RowChecker(self.root)
+        position = 0
+        for where, row in _read_rows(self.path):
+            checker.check(where, row)
+            checker.raise_problems(self.path)
+            if self.split not in (None, row["split"]) or self.subset not in (None, row["subset"]):
+                continue
+            if position % self.shard_count == self.shard_index:
+                yield Clip.from_row(row)
+            position += 1
+
+    def shard(self, index: int, count: int) -> ManifestStream:
+        """Every ``count``-th clip from ``index`` on. A shard of a shard is refused."""
+        _check_shard(index, count)
+        if self.shard_count != 1:
+            raise ValueError(
+                f"This stream is already shard {self.shard_index} of {self.shard_count}: shard the whole one."
+            )
+        return ManifestStream(self.path, self.root, self.fingerprint, self.split, self.subset, index, count)
+
+    def resolve(self, clip: Clip) -> tuple[Path | None, Path | Literal["video"] | None]:
+        """As `Manifest.resolve`."""
+        return _Root(self.root).resolve(clip)
+
+
+@overload
+def load_manifest(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    root: str | Path | None = None,
+    streaming: Literal[False] = False,
+    cache_dir: str | Path | None = None,
+) -> Manifest: ...
+@overload
+def load_manifest(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    root: str | Path | None = None,
+    streaming: Literal[True],
+    cache_dir: str | Path | None = None,
+) -> ManifestStream: ...
+def load_manifest(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    root: str | Path | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Manifest | ManifestStream:
+    """Opens a manifest and checks all of it.
+
+    Args:
+        path: A ``.parquet`` or ``.jsonl`` file with exactly the columns `COLUMNS`.
+        split: Keep the clips of this split.
+        subset: Keep the clips of this subset.
+        root: Directory that media paths are relative to. Default: the manifest's own.
+        streaming: Return a `ManifestStream`, which checks rows as they come instead of beforehand.
+        cache_dir: Where large manifests are converted to Arrow. Default: the Hugging Face cache.
+
+    Raises:
+        ManifestError: With every problem: columns, duplicate ids, paths out of the root, bad values, encoding.
+    """
+    path = Path(path).absolute()
+    _kind(path)
+    if not path.is_file():
+        raise ManifestError(str(path), ["no such file"])
+    root = Path(root if root is not None else path.parent).resolve()
+    with open(path, "rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    if streaming:
+        return ManifestStream(path, root, fingerprint, split, subset)
+    checker = _RowChecker(root)
+    for where, row in _read_rows(path):
+        checker.check(where, row)
+    checker.raise_problems(path)
+    return Manifest(_dataset(path, cache_dir), path, root, fingerprint).matching(split, subset)
+
+
+def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
+    """Writes clips as Parquet or JSONL (by the suffix). The file appears whole or not at all."""
+    path = Path(path)
+    kind = _kind(path)
+    rows = [clip.to_row() for clip in clips]
+    repeated = sorted(name for name, count in Counter(row["id"] for row in rows).items() if count > 1)
+    if repeated:
+        raise ManifestError(str(path), [f"duplicate id {name!r}" for name in repeated])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            if kind == "parquet":
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
+            else:
+                file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _kind(path: Path) -> Literal["parquet", "json"]:
+    kinds: dict[str, Literal["parquet", "json"]] = {".parquet": "parquet", ".jsonl": "json"}
+    if path.suffix not in kinds:
+        raise ManifestError(str(path), [f"unknown suffix {path.suffix!r}: a manifest is .parquet or .jsonl"])
+    return kinds[path.suffix]
+
+
+def _check_shard(index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise ValueError(f"shard index must be in 0 .. count - 1, got index={index}, count={count}.")
+
+
+def _dataset(path: Path, cache_dir: str | Path | None) -> Dataset:
+    """The rows of a checked manifest as a Hugging Face dataset; see the module's text for the two ways."""
+    from datasets import Dataset, Features, load_dataset
+    from datasets.table import InMemoryTable
+
+    if path.stat().st_size <= IN_MEMORY_BYTES:
+        rows = [Clip.from_row(row).to_row() for _, row in _read_rows(path)]
+        return Dataset(InMemoryTable(pa.Table.from_pylist(rows, SCHEMA)))
+    return load_dataset(
+        _kind(path),
+        data_files=[str(path)],
+        split="train",
+        features=Features.from_arrow_schema(SCHEMA),
+        cache_dir=str(cache_dir) if cache_dir is not None else None,
+        keep_in_memory=False,
+    )
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields ("row 7" or "line 7", the row as a dict, or an error if there is no row to read)."""
+    return _read_parquet(path) if _kind(path) == "parquet" else _read_jsonl(path)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for batch in file.iter_batches(4096):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        yield f"after row {number}", ValueError(f"the Parquet data cannot be read ({error})")
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    offset = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip():
+                    yield f"line {number}", json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                byte, at = line[error.start], offset + error.start
+                problem = f"not UTF-8: byte 0x{byte:02x} at byte offset {at} of the file; save the file as UTF-8"
+                yield f"line {number}", ValueError(problem)
+            except json.JSONDecodeError as error:
+                yield f"line {number}", ValueError(f"not JSON ({error})")
+            offset += len(line)
+
+
+class _Root:
+    """Keeps media paths below one directory, symbolic links resolved."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self._directories: dict[
+            str, str
+        ] = {}  # a corpus has few directories: resolving each once saves most file lookups
+
+    def locate(self, path: str) -> Path:
+        """The absolute path, or a `ValueError` if it is not below the root."""
+        joined = os.path.join(self.root, path)
+        directory, name = os.path.split(joined)
+        if directory not in self._directories:
+            self._directories[directory] = os.path.realpath(directory)
+        real = os.path.join(self._directories[directory], name)
+        if name in ("", ".", "..") or os.path.islink(real):
+            real = os.path.realpath(joined)
+        if os.path.commonpath([self.root, real]) != self.root:
+            raise ValueError(f"path {path!r} leads out of the root {self.root} (to {real})")
+        return Path(real)
+
+    def resolve(self, clip: Clip) -> tuple[Path | None, Path | Literal["video"] | None]:
+        video = self.locate(clip.video) if clip.video is not None else None
+        if clip.audio == "video":
+            return video, "video"
+        return video, self.locate(clip.audio) if clip.audio is not None else None
+
+
+class _RowChecker:
+    """Collects the problems of a manifest's rows."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = _Root(root)
+        self._first_seen: dict[str, str] = {}
+        self._problems: list[str] = []
+        self._columns: dict[str, list[str]] = {}
+
+    def check(self, where: str, row: Any) -> None:
+        if isinstance(row, ValueError):
+            self._problems.append(f"{where}: {row}")
+            return
+        if not isinstance(row, dict):
+            self._problems.append(f"{where}: expected an object with the manifest's columns, got {row!r:.80}")
+            return
+        wrong_columns = describe_columns(row)
+        if wrong_columns:
+            self._columns.setdefault(wrong_columns, []).append(where)
+        else:
+            self._collect(where, lambda: Clip.from_row(row))
+        for name in ("video", "audio"):
+            path = row.get(name)
+            if isinstance(path, str) and path and (name, path) != ("audio", "video"):
+                self._collect(where, partial(self._root.locate, path))
+        clip_id = row.get("id")
+        if isinstance(clip_id, str) and self._first_seen.setdefault(clip_id, where) != where:
+            self._problems.append(f"{where}: duplicate id {clip_id!r}, first in {self._first_seen[clip_id]}")
+
+    def raise_problems(self, path: Path) -> None:
+        """Raises what was found, if anything; a column problem shared by many rows counts once."""
+        columns = [
+            f"{rows[0]}{f' and {len(rows) - 1} more' if len(rows) > 1 else ''}: {problem}"
+            for problem, rows in self._columns.items()
+        ]
+        if columns or self._problems:
+            raise ManifestError(str(path), columns + self._problems)
+
+    def _collect(self, where: str, attempt: Callable[[], object]) -> None:
+        try:
+            attempt()
+        except ValueError as error:
+            self._problems.append(f"{where}: {error}")

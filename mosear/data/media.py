@@ -1,0 +1,403 @@
+"""Video and audio files -> a few RGB frames and a 16 kHz mono waveform, through PyAV.
+
+One call of :func:`decode` walks a container once, converts only the frames it will return, and refuses what is over
+budget from the header alone. Whatever is wrong with a file surfaces as one :class:`MediaError` whose ``cause`` is a
+short slug that a quarantine can count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from mosear.data.container import MediaError, Source, opened, source_name, video_stream
+
+__all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "probe"]
+
+ThreadType = Literal["NONE", "SLICE", "FRAME", "AUTO"]
+
+_TIE_SECONDS = 1e-3  # FLV and Matroska keep milliseconds: a frame this close after a wanted time counts as shown at it
+_CORRUPT_SHARE = 0.1  # players skip a bad packet, and so do we, up to this share of a stream
+
+
+@dataclass(frozen=True)
+class MediaBudget:
+    """What one clip may cost. Checked before anything is decoded.
+
+    Args:
+        num_frames: Number of frames returned, T. Exactly one of ``num_frames`` and ``fps`` is set, the other is None.
+        fps: Frames returned per second of video; T = round(fps * seconds), between 1 and ``max_frames``.
+        max_frames: Upper limit of T.
+        max_pixels: Upper limit of H * W of a returned frame; larger ones are scaled down with their aspect ratio kept.
+        max_seconds: Media after this time is not decoded.
+        max_decode_pixels: A video whose header announces larger frames than this is refused.
+        audio_rate: Sampling rate of the returned waveform in Hz.
+    """
+
+    num_frames: int | None = 8
+    fps: float | None = None
+    max_frames: int = 64
+    max_pixels: int = 128 * 28 * 28
+    max_seconds: float = 30.0
+    max_decode_pixels: int = 7680 * 4320
+    audio_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.num_frames is None) == (self.fps is None):
+            problems.append(
+                "exactly one of num_frames and fps must be set, the other null; "
+                f"got num_frames={self.num_frames}, fps={self.fps}"
+            )
+        for name in ("num_frames", "fps", "max_frames", "max_seconds", "max_decode_pixels", "audio_rate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                problems.append(f"{name} must be positive and finite, got {value}")
+        if self.max_pixels < 4:
+            problems.append(f"max_pixels must be at least 4 (frames have even sides), got {self.max_pixels}")
+        if self.num_frames is not None and self.num_frames > self.max_frames:
+            problems.append(
+                f"num_frames={self.num_frames} is above max_frames={self.max_frames}: raise the one or lower the other"
+            )
+        if problems:
+            raise ValueError("Bad media budget: " + "; ".join(problems) + ".")
+
+    def frame_count(self, seconds: float) -> int:
+        """T, the number of frames returned for a video of this length."""
+        if self.num_frames is not None:
+            return self.num_frames
+        assert self.fps is not None
+        return min(max(round(self.fps * seconds), 1), self.max_frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Media:
+    """A decoded clip.
+
+    Attributes:
+        frames: uint8 [T, H, W, 3] RGB, or None without video.
+        fps: Frames per second of ``frames``: T / covered seconds of video (0.0 without video).
+        audio: float32 [N] mono at ``budget.audio_rate``, sample 0 at the container's start; or None without audio.
+        duration: Seconds covered, at most ``budget.max_seconds``.
+    """
+
+    frames: np.ndarray | None
+    fps: float
+    audio: np.ndarray | None
+    duration: float
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file's header says; ``duration`` and ``frame_rate`` are None where it says nothing."""
+
+    has_video: bool
+    has_audio: bool
+    duration: float | None
+    width: int
+    height: int
+    frame_rate: float | None
+
+
+def probe(source: Source) -> MediaInfo:
+    """Reads the header of a media file; decodes nothing and never scans the file."""
+    with opened(source) as container:
+        video = video_stream(container)
+        rate = video.average_rate if video is not None else None
+        return MediaInfo(
+            has_video=video is not None,
+            has_audio=bool(container.streams.audio),
+            duration=container.duration / av.time_base if container.duration else None,
+            width=video.codec_context.width if video is not None else 0,
+            height=video.codec_context.height if video is not None else 0,
+            frame_rate=float(rate) if rate else None,
+        )
+
+
+def decode(
+    video: Source | None,
+    audio: Source | Literal["video"] | None,
+    budget: MediaBudget | None = None,
+    *,
+    thread_type: ThreadType = "NONE",
+) -> Media:
+    """Decodes one clip.
+
+    Frames are chosen by timestamp: with D seconds of video (at most ``max_seconds``) and T frames, frame i is the one
+    on screen at (i + 1/2) D / T, counted from the container's start. Variable frame rate, reordered frames and unknown
+    frame counts need no special case. A frame stands until the next one comes, so a video with fewer than T frames
+    repeats some, and the last one stands until the end.
+
+    Args:
+        video: A file or a seekable binary stream; None for no frames.
+        audio: The same for sound (a video file is fine: its audio track is read), or ``"video"`` for the track of
+            ``video``, which is then demuxed in the same pass; None for no sound.
+        budget: What the clip may cost; ``MediaBudget()`` if None.
+        thread_type: FFmpeg's decoder threading. Default none, since decoding usually runs in data-loading workers.
+
+    Raises:
+        MediaError: The file is missing, broken, too large or lacks the track.
+    """
+    budget = budget or MediaBudget()
+    if audio == "video" and video is None:
+        raise ValueError(
+            'audio="video" means the track of the video file, but video is None: pass a video or an audio file.'
+        )
+    if video is None and audio is None:
+        raise ValueError("Nothing to decode: video and audio are both None.")
+    frames = sound = None
+    if video is not None:
+        frames, sound = _decode_container(video, True, audio == "video", budget, thread_type)
+    if audio is not None and audio != "video":
+        _, sound = _decode_container(audio, False, True, budget, thread_type)
+    heard = len(sound) / budget.audio_rate if sound is not None else 0.0
+    if frames is None:
+        return Media(None, 0.0, sound, heard)
+    return Media(np.stack(frames.images), len(frames.images) / frames.seconds, sound, max(frames.seconds, heard))
+
+
+def _decode_container(
+    source: Source, want_video: bool, want_audio: bool, budget: MediaBudget, thread_type: ThreadType
+) -> tuple[_FrameSampler | None, np.ndarray | None]:
+    """Decodes the wanted tracks of one file, in one pass if its header gives their lengths."""
+    name = source_name(source)
+    with opened(source) as container:
+        tracks = _Tracks(container, name, want_video, want_audio, budget)
+        if all(tracks.ends.values()):
+            return tracks.decode(thread_type)
+        ends = tracks.scan()
+    # Opened afresh, since not every format can seek back to its start.
+    with opened(source) as container:
+        return _Tracks(container, name, want_video, want_audio, budget, ends).decode(thread_type)
+
+
+class _Tracks:
+    """The wanted streams of an open container, on one clock that starts at the container's start."""
+
+    def __init__(
+        self,
+        container: InputContainer,
+        name: str,
+        want_video: bool,
+        want_audio: bool,
+        budget: MediaBudget,
+        ends: dict[int, float] | None = None,
+    ) -> None:
+        self.container, self.name, self.budget = container, name, budget
+        self.origin = (container.start_time or 0) / av.time_base
+        self.video = self._require_video() if want_video else None
+        self.audio = self._require_audio() if want_audio else None
+        self.wanted = [stream for stream in (self.video, self.audio) if stream is not None]
+        self.ends = ends or {stream.index: self._promised_end(stream) for stream in self.wanted}
+
+    def _require_video(self) -> av.VideoStream:
+        stream = video_stream(self.container)
+        if stream is None:
+            raise MediaError(self.name, "no_video_track", "the file has no video stream")
+        self._check_size(stream.codec_context.width, stream.codec_context.height)
+        return stream
+
+    def _require_audio(self) -> av.AudioStream:
+        if not self.container.streams.audio:
+            raise MediaError(self.name, "no_audio_track", "the file has no audio stream")
+        return self.container.streams.audio[0]
+
+    def _check_size(self, width: int, height: int) -> None:
+        limit = self.budget.max_decode_pixels
+        if width * height > limit:
+            detail = f"frames of {width}x{height} = {width * height} pixels, the limit is {limit}"
+            raise MediaError(self.name, "too_large", detail)
+
+    def _promised_end(self, stream: av.VideoStream | av.AudioStream) -> float:
+        """Where the header says that the stream ends, in seconds; 0.0 where it does not say."""
+        if self.container.format.name == "avi" and stream.type == "video" and stream.average_rate:
+            # FFmpeg fits an AVI's duration to the file's size, so only the frame count tells that a file was cut.
+            return float(stream.frames / stream.average_rate)
+        if stream.duration and stream.time_base:
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - self.origin
+        return (self.container.duration or 0) / av.time_base
+
+    def _packet_end(self, packet: av.Packet) -> float:
+        """When the packet's content ends on screen, or 0.0 for one without a timestamp."""
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        if ticks is None:
+            return 0.0
+        length = float((packet.duration or 0) * packet.time_base)
+        if not length and packet.stream.type == "video" and packet.stream.average_rate:
+            length = 1 / float(packet.stream.average_rate)
+        return float(ticks * packet.time_base) - self.origin + length
+
+    def scan(self) -> dict[int, float]:
+        """Measures the streams' ends from packet timestamps (nothing is decoded), up to ``max_seconds``."""
+        ends = dict.fromkeys(self.ends, 0.0)
+        for packet in self.container.demux(self.wanted):
+            index = packet.stream.index
+            ends[index] = max(ends[index], self._packet_end(packet))
+            if min(ends.values()) > self.budget.max_seconds:
+                break
+        return ends
+
+    def decode(self, thread_type: ThreadType) -> tuple[_FrameSampler | None, np.ndarray | None]:
+        """One pass over the packets; stops as soon as every wanted stream has what it needs."""
+        sinks: dict[int, _FrameSampler | _SoundCollector] = {}
+        for stream in self.wanted:
+            seconds = min(self.ends[stream.index], self.budget.max_seconds)
+            if seconds <= 0:
+                raise MediaError(self.name, "zero_length", f"the {stream.type} stream is empty")
+            sink = _FrameSampler if stream is self.video else _SoundCollector
+            sinks[stream.index] = sink(seconds, self.budget)
+            stream.codec_context.thread_type = thread_type
+            stream.codec_context.thread_count = 1 if thread_type == "NONE" else 0
+        self._pump(sinks)
+        for stream in self.wanted:
+            if not sinks[stream.index].frames_seen:
+                raise MediaError(self.name, "undecodable", f"no {stream.type} frame of the file can be decoded")
+        frames: Any = sinks[self.video.index].finish() if self.video is not None else None
+        sound: Any = sinks[self.audio.index].finish() if self.audio is not None else None
+        return frames, sound
+
+    def _pump(self, sinks: Mapping[int, Any]) -> None:
+        packets: Counter[int] = Counter()
+        corrupt: Counter[int] = Counter()
+        reached = dict.fromkeys((stream.index for stream in self.container.streams), 0.0)
+        for packet in self.container.demux():
+            index = packet.stream.index
+            reached[index] = max(reached[index], self._packet_end(packet))
+            if index not in sinks or sinks[index].done:
+                continue
+            packets[index] += 1
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame | av.AudioFrame)
+                    if isinstance(frame, av.VideoFrame):
+                        self._check_size(frame.width, frame.height)  # the header may not have known it
+                    sinks[index].push(frame, None if frame.time is None else frame.time - self.origin)
+            except av.FFmpegError:
+                corrupt[index] += 1
+            if all(sink.done for sink in sinks.values()):
+                break
+        else:
+            self._check_not_truncated(reached)
+        for index, count in corrupt.items():
+            if count > _CORRUPT_SHARE * packets[index]:
+                detail = f"{count} of {packets[index]} packets of stream {index} are corrupt"
+                raise MediaError(self.name, "undecodable", detail)
+
+    def _check_not_truncated(self, reached: dict[int, float]) -> None:
+        """Compares where the packets ended with the header's promise; intact files are a few frames off too."""
+        for stream in self.wanted:
+            promised = min(self.ends[stream.index], self.budget.max_seconds)
+            # Without a duration of its own the stream was promised the container's, which any stream may fill.
+            own = stream.duration or self.container.format.name == "avi"
+            end = reached[stream.index] if own else max(reached.values())
+            if end < 0.9 * promised - 0.25:
+                detail = f"the {stream.type} ends at {end:.2f} s, its header promises {promised:.2f} s"
+                raise MediaError(self.name, "truncated", detail)
+
+
+class _FrameSampler:
+    """Keeps the frames that are on screen at T evenly spaced times, and one more: the frame last seen."""
+
+    def __init__(self, seconds: float, budget: MediaBudget) -> None:
+        count = budget.frame_count(seconds)
+        self.seconds = seconds
+        self.times = [(i + 0.5) * seconds / count for i in range(count)]
+        self.images: list[np.ndarray] = []
+        self.frames_seen = 0
+        self._budget = budget
+        self._size: tuple[int, int] | None = None
+        self._last: av.VideoFrame | None = None
+
+    @property
+    def done(self) -> bool:
+        return len(self.images) == len(self.times)
+
+    def push(self, frame: av.VideoFrame, time: float | None) -> None:
+        """Takes the next frame in display order; a frame without a timestamp is taken to follow at once."""
+        shown = self._last or frame  # the first frame also stands for the time before it
+        self._last = frame
+        self.frames_seen += 1
+        if time is not None:
+            self._fill(shown, time - _TIE_SECONDS)
+
+    def finish(self) -> _FrameSampler:
+        """The last frame stands until the end."""
+        assert self._last is not None
+        self._fill(self._last, math.inf)
+        return self
+
+    def _fill(self, frame: av.VideoFrame, until: float) -> None:
+        image = None
+        while not self.done and self.times[len(self.images)] < until:
+            image = self._to_rgb(frame) if image is None else image
+            self.images.append(image)
+
+    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        if self._size is None:  # set once: a stream that changes its resolution still gives one array
+            self._size = fit_within(frame.width, frame.height, self._budget.max_pixels)
+        width, height = self._size
+        image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
+        return np.rot90(image, round(frame.rotation / 90) % 4)  # phones film sideways and note the rotation
+
+
+class _SoundCollector:
+    """Resamples audio frames to mono, from the container's start to ``seconds``."""
+
+    def __init__(self, seconds: float, budget: MediaBudget) -> None:
+        self.seconds, self.rate = seconds, budget.audio_rate
+        self.frames_seen = 0
+        self._start: float | None = None
+        self._input_seconds = 0.0
+        self._resampler: av.AudioResampler | None = None
+        self._input_format: tuple | None = None
+        self._chunks: list[np.ndarray] = []
+
+    @property
+    def done(self) -> bool:
+        return self._start is not None and self._start + self._input_seconds > self.seconds + 0.1  # a resampler's delay
+
+    def push(self, frame: av.AudioFrame, time: float | None) -> None:
+        if self._start is None:
+            self._start = time or 0.0
+        self.frames_seen += 1
+        self._input_seconds += frame.samples / frame.sample_rate
+        input_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if input_format != self._input_format:  # some AAC streams change rate or channels after their first frames
+            self._resample(None)
+            self._resampler = av.AudioResampler(format="fltp", rate=self.rate)
+            self._input_format = input_format
+        frame.pts = None  # positions come from the first timestamp and the sample count
+        self._resample(frame)
+
+    def finish(self) -> np.ndarray:
+        """float32 [N], N <= seconds * rate: silence up to the first sample, then the sound from the start on."""
+        self._resample(None)
+        sound = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
+        limit = round(self.seconds * self.rate)
+        lead = round((self._start or 0.0) * self.rate)
+        if lead > 0:
+            sound = np.concatenate([np.zeros(min(lead, limit), np.float32), sound])
+        return np.ascontiguousarray(sound[max(-lead, 0) :][:limit])
+
+    def _resample(self, frame: av.AudioFrame | None) -> None:
+        if self._resampler is None:
+            return
+        for piece in self._resampler.resample(frame):
+            # The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1].
+            self._chunks.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+
+
+def fit_within(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """Even (width, height) with width * height <= max_pixels, about the same aspect ratio, never larger than given."""
+    scale = min(1.0, math.sqrt(max_pixels / (width * height)))
+    new_width, new_height = (max(2, int(side * scale) // 2 * 2) for side in (width, height))
+    if new_width * new_height > max_pixels:  # a very flat or tall picture whose short side was lifted to 2
+        return (max_pixels // 4 * 2, 2) if new_width > new_height else (2, max_pixels // 4 * 2)
+    return new_width, new_height

@@ -1,0 +1,258 @@
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mosear.data import manifest as manifest_module
+from mosear.data.clip import COLUMNS, Clip, ModalityLabels
+from mosear.data.manifest import Manifest, ManifestError, load_manifest, write_manifest
+
+FULL = Clip(
+    id="0007",
+    video="v/0007.mp4",
+    audio="video",
+    text="Wie schön.",
+    label="happy",
+    labels=("happy", "surprise"),
+    score=0.5,
+    modality_labels=ModalityLabels(visual="sad", audio="happy"),
+    subset="audio_aligned",
+    split="test",
+    context=("Hallo.", "你好"),
+    speaker="s1",
+)
+SPARSE = Clip(id="b", text="only text", split="train", missing=("video", "audio"))
+CLIPS = [FULL, SPARSE, Clip(id="c", audio="a/c.wav", label="angry"), Clip(id="d", video="v/d.mp4", label="happy")]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def problems_of(path: Path, **options) -> str:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(path, **options)
+    assert str(path) in str(caught.value) and isinstance(caught.value, ValueError)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    return str(caught.value)
+
+
+def test_columns_are_the_contract():
+    assert " ".join(COLUMNS) == (
+        "id video audio text label labels score modality_labels subset split context speaker missing"
+    )
+    assert tuple(FULL.to_row()) == COLUMNS
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.id)
+def test_row_round_trip(clip):
+    assert Clip.from_row(clip.to_row()) == clip
+    assert Clip.from_row(json.loads(json.dumps(clip.to_row()))) == clip
+    assert hash(clip) == hash(replace(clip))
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"id": ""}, "id must be a non-empty string"),
+        ({"id": 7}, "id must be a non-empty string, got 7"),
+        ({"video": None}, 'audio is "video"'),
+        ({"video": ""}, "use null"),
+        ({"missing": ("face",)}, "missing names 'face'; it may hold video, audio, text"),
+        ({"missing": ("text",)}, "missing lists 'text' but text is set"),
+        ({"missing": ("video",)}, "put its path in audio"),
+        ({"video": None, "audio": None, "text": None}, "no modality"),
+        ({"video": None, "audio": None, "text": "  "}, "no modality"),
+        ({"score": float("nan")}, "score must be a finite number"),
+        ({"label": 3}, "label must be a string or null, got 3"),
+        ({"labels": "happy"}, "labels must be a list of strings"),
+        ({"context": (1,)}, "context must be a list of strings"),
+        ({"split": None}, "split must be a non-empty string"),
+        ({"modality_labels": {"visual": "sad"}}, "modality_labels"),
+    ],
+)
+def test_bad_clips(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace(FULL, **values)
+    with pytest.raises(ValueError, match="modality_labels" if "modality_labels" in values else message):
+        Clip.from_row(FULL.to_row() | values)
+
+
+def test_present():
+    assert FULL.present == ("video", "audio", "text") and SPARSE.present == ("text",)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_write_load_round_trip(tmp_path, monkeypatch, suffix, mapped):
+    if mapped:
+        monkeypatch.setattr(manifest_module, "IN_MEMORY_BYTES", 0)
+    path = write_manifest(iter(CLIPS), tmp_path / "sub" / f"m{suffix}")
+    loaded = load_manifest(path, cache_dir=tmp_path / "cache")
+    assert list(loaded) == CLIPS and [loaded[i] for i in range(-4, 4)] == CLIPS + CLIPS
+    assert isinstance(loaded[1:3], Manifest) and list(loaded[1:3]) == CLIPS[1:3]
+    assert loaded.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert loaded.root == path.parent and loaded.path == path
+    assert bool(loaded.dataset.cache_files) == mapped == (tmp_path / "cache").exists()
+    assert os.listdir(path.parent) == [path.name]
+    assert list(pickle.loads(pickle.dumps(loaded))) == CLIPS
+    with pytest.raises(IndexError):
+        loaded[4]
+
+
+def test_selection(tmp_path):
+    loaded = load_manifest(write_manifest(CLIPS, tmp_path / "m.jsonl"))
+    assert loaded.labels() == ["angry", "happy"]
+    assert [c.id for c in loaded.filter(lambda c: c.label == "happy")] == ["0007", "d"]
+    assert [c.id for c in loaded.select([3, 0])] == ["d", "0007"]
+    assert len(loaded.filter(lambda c: False)) == 0
+    shards = [loaded.shard(i, 3) for i in range(3)]
+    assert [len(s) for s in shards] == [2, 1, 1]
+    assert sorted(c.id for s in shards for c in s) == sorted(c.id for c in CLIPS)
+    assert list(loaded.select([3, 0])[:1].filter(bool)) == [CLIPS[3]]
+    with pytest.raises(ValueError, match="shard index"):
+        loaded.shard(3, 3)
+
+
+def test_split_and_subset(tmp_path):
+    path = write_manifest(CLIPS, tmp_path / "m.parquet")
+    assert [c.id for c in load_manifest(path, split="test")] == ["0007", "c", "d"]
+    assert [c.id for c in load_manifest(path, split="test", subset="audio_aligned")] == ["0007"]
+    assert "no clip has split='tset' (the manifest has split: test, train)" in problems_of(path, split="tset")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_streaming(tmp_path, suffix):
+    path = write_manifest(CLIPS, tmp_path / f"m{suffix}")
+    stream = load_manifest(path, streaming=True)
+    assert list(stream) == list(stream) == CLIPS and stream.fingerprint == load_manifest(path).fingerprint
+    assert [c.id for c in load_manifest(path, streaming=True, split="test").shard(1, 2)] == ["c"]
+    with pytest.raises(ValueError, match="already shard"):
+        stream.shard(0, 2).shard(0, 2)
+    bad = write_rows(tmp_path / "bad.jsonl", [CLIPS[0].to_row(), CLIPS[0].to_row()])
+    clips = iter(load_manifest(bad, streaming=True))
+    assert next(clips) == FULL
+    with pytest.raises(ManifestError, match="line 2: duplicate id '0007', first in line 1"):
+        next(clips)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_wrong_columns(tmp_path, suffix):
+    rows = [{("emotion" if k == "label" else k): v for k, v in clip.to_row().items()} for clip in CLIPS]
+    path = tmp_path / f"m{suffix}"
+    pq.write_table(pa.Table.from_pylist(rows), path) if suffix == ".parquet" else write_rows(path, rows)
+    message = problems_of(path)
+    assert "1 and 3 more: missing columns label and unknown columns emotion (expected id, video" in message
+    assert "found id, video, audio, text, emotion" in message
+
+
+def test_everything_wrong_at_once(tmp_path):
+    good = CLIPS[3].to_row()
+    rows = [
+        good,
+        good,
+        good | {"id": "e", "video": "../secret.mp4"},
+        good | {"id": "f", "audio": "/etc/passwd"},
+        good | {"id": "g", "score": "high"},
+        good | {"id": "h", "extra": 1},
+        ["not", "an", "object"],
+    ]
+    message = problems_of(write_rows(tmp_path / "m.jsonl", rows))
+    for part in (
+        "has 6 problems",
+        "line 2: duplicate id 'd', first in line 1",
+        "line 3: path '../secret.mp4' leads out of the root",
+        "line 4: path '/etc/passwd' leads out of the root",
+        "line 5: score must be a finite number or null, got 'high'",
+        "line 6: unknown columns extra",
+        "line 7: expected an object",
+    ):
+        assert part in message
+
+
+def test_only_twenty_problems_are_shown(tmp_path):
+    path = write_rows(tmp_path / "m.jsonl", [CLIPS[3].to_row()] * 31)
+    message = problems_of(path)
+    assert "has 30 problems" in message and message.count("duplicate") == 20 and "... and 10 more" in message
+
+
+def test_numeric_ids_are_refused(tmp_path):
+    table = pa.Table.from_pylist([CLIPS[3].to_row() | {"id": 7}])
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert "row 1: id must be a non-empty string, got 7" in problems_of(tmp_path / "m.parquet")
+
+
+def test_paths_and_links(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside.mp4").write_bytes(b"x")
+    (root / "inside.mp4").write_bytes(b"x")
+    (root / "link_out.mp4").symlink_to(tmp_path / "outside.mp4")
+    (root / "link_in.mp4").symlink_to(root / "inside.mp4")
+    (root / "dir_out").symlink_to(tmp_path)
+    for video in ("link_out.mp4", "dir_out/outside.mp4", "../outside.mp4", "x/../../outside.mp4", "..", "dir_out/.."):
+        path = write_rows(root / "m.jsonl", [Clip(id="a", video=video).to_row()])
+        assert "leads out of the root" in problems_of(path), video
+    for video in ("inside.mp4", "link_in.mp4", str(root / "inside.mp4"), "x/../inside.mp4", "./inside.mp4"):
+        loaded = load_manifest(write_manifest([Clip(id="a", video=video, audio="video")], root / "m.jsonl"))
+        assert loaded.resolve(loaded[0]) == (root / "inside.mp4", "video")
+
+
+def test_resolve_and_check_files(tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "c.wav").write_bytes(b"x")
+    clips = [Clip(id="c", audio="c.wav", video="v/d.mp4"), Clip(id="t", text="t")]
+    loaded = load_manifest(write_manifest(clips, tmp_path / "m.jsonl"), root=tmp_path / "media")
+    assert loaded.resolve(loaded[0]) == (tmp_path / "media/v/d.mp4", tmp_path / "media/c.wav")
+    assert loaded.resolve(loaded[1]) == (None, None)
+    assert loaded.check_files() == [f"c: {tmp_path / 'media/v/d.mp4'}"]
+    with pytest.raises(ValueError, match="leads out of the root"):
+        loaded.resolve(Clip(id="x", video="../m.jsonl"))
+
+
+def test_transcript_that_is_not_utf8(tmp_path):
+    lines = [json.dumps(clip.to_row(), ensure_ascii=False).encode() + b"\n" for clip in CLIPS[:2]]
+    bad = lines[1].replace(b"only", "schön".encode("latin-1"))
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(lines[0] + bad)
+    offset = path.read_bytes().index(b"\xf6")
+    assert f"line 2: not UTF-8: byte 0xf6 at byte offset {offset} of the file" in problems_of(path)
+
+
+def test_broken_files(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"id": \n')
+    assert "line 1: not JSON" in problems_of(tmp_path / "m.jsonl")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 not really")
+    assert "the Parquet data cannot be read" in problems_of(tmp_path / "m.parquet")
+    assert "no such file" in problems_of(tmp_path / "none.parquet")
+    assert "unknown suffix '.csv'" in problems_of(tmp_path / "m.csv")
+
+
+def test_blank_lines_are_skipped_and_an_empty_manifest_is_allowed(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n" + json.dumps(FULL.to_row()) + "\n\n")
+    assert list(load_manifest(path)) == [FULL]
+    for suffix in (".jsonl", ".parquet"):
+        assert list(load_manifest(write_manifest([], tmp_path / f"empty{suffix}"))) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = write_manifest(CLIPS, tmp_path / "m.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match="duplicate id 'd'"):
+        write_manifest([CLIPS[3], CLIPS[3]], path)
+
+    def broken():
+        yield FULL
+        raise RuntimeError("importer failed")
+
+    with pytest.raises(RuntimeError):
+        write_manifest(broken(), path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["m.jsonl"]
