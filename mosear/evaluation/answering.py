@@ -1,0 +1,26 @@
+"""How the model is made to answer in evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How the model answers in evaluation.
+
+    Attributes:
+        method: ``score`` compares the candidate labels' log-probabilities; ``generate`` decodes greedily and parses the
+            text.
+        max_new_tokens: for ``generate``.
+        readings: also ask for what each modality says alone (three more passes; the late-fusion controls need them).
+    """
+
+    method: Literal["score", "generate"] = "score"
+    max_new_tokens: int = 16
+    readings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in ("score", "generate"):
+            raise ValueError(f"answering.method={self.method!r} must be 'score' or 'generate'.")

@@ -1,0 +1,83 @@
+"""What a caller may put into the report besides the scores."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mosear.evaluation.predictions import PredictionRow
+
+_IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One clip to show.
+
+    Attributes:
+        id: clip id.
+        subset: test subset of the clip.
+        label: true label.
+        image: PNG or JPEG bytes, for example a strip of frames; None where there is no video.
+        text: transcript, or None.
+        predictions: ``{system: predicted label or None}``, the systems named as in ``summaries``.
+        distributions: ``{system: [C] probabilities or None}``.
+        readings: ``{"visual" | "audio" | "text": [C] probabilities or None}`` of the unimodal passes.
+    """
+
+    id: str
+    subset: str
+    label: str
+    image: bytes | None = None
+    text: str | None = None
+    predictions: Mapping[str, str | None] = field(default_factory=dict)
+    distributions: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
+    readings: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, rows: Mapping[str, PredictionRow], image: bytes | None = None) -> Example:
+        """The example for one clip's rows ``{system: row}``; readings are those of the last row that has any."""
+        if len({row.id for row in rows.values()}) != 1:
+            raise ValueError(f"an example is one clip, got rows of {sorted({row.id for row in rows.values()})}.")
+        first = next(iter(rows.values()))
+        readings: dict[str, Sequence[float] | None] = {}
+        for row in rows.values():
+            found = {"visual": row.p_visual, "audio": row.p_audio, "text": row.p_text}
+            readings = found if any(values is not None for values in found.values()) else readings
+        return cls(
+            id=first.id,
+            subset=first.subset,
+            label=first.label,
+            image=image,
+            text=first.text,
+            predictions={name: row.prediction for name, row in rows.items()},
+            distributions={name: row.distribution for name, row in rows.items()},
+            readings=readings,
+        )
+
+    def image_uri(self) -> str | None:
+        """The image as a data URI, so that the report stays one file; None without an image."""
+        if self.image is None:
+            return None
+        for magic, kind in _IMAGE_TYPES.items():
+            if self.image.startswith(magic):
+                return f"data:{kind};base64,{base64.b64encode(self.image).decode()}"
+        raise ValueError(f"the image of example {self.id!r} is neither PNG nor JPEG (starts with {self.image[:8]!r}).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineChart:
+    """An extra chart, such as a loss curve.
+
+    Attributes:
+        title: heading.
+        series: ``{name: [(x, y), ...]}``.
+        x_label: what x is.
+        caption: one sentence on how to read it.
+    """
+
+    title: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    x_label: str = "step"
+    caption: str = ""

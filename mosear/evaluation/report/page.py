@@ -1,0 +1,349 @@
+"""Builds what the report's template shows. All text is escaped by the template engine or by :mod:`.svg`."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mosear.evaluation.bootstrap import Interval
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.report import svg
+from mosear.evaluation.report.content import Example, LineChart
+from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
+
+BASELINE, CANDIDATE = "zero_shot", "tuned"
+CONTROL_NAMES = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
+READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "uar": "UAR",
+    "war": "WAR",
+}
+_SYSTEM_COLOURS = 4
+_BARS_PER_EXAMPLE = 8
+_FOLDED_FROM = 12
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    run_info: Mapping[str, Any],
+    summaries: Mapping[str, Mapping[str, Any]],
+    predictions: Mapping[str, Sequence[PredictionRow]],
+    labels: Sequence[str],
+    examples: Sequence[Example] = (),
+    charts: Sequence[LineChart] = (),
+) -> None:
+    """Writes ``report.html`` atomically.
+
+    Args:
+        path: the file to write.
+        title: heading of the page.
+        run_info: what ran. Scalars on the top level form one table; each nested mapping becomes a table of its own with
+            dotted keys ("config", "versions", ...).
+        summaries: ``{system: summarise(...)}``. "zero_shot", or else the first one, is the baseline of every
+            comparison; "tuned", or else the last one, makes the headline.
+        predictions: ``{system: rows}`` behind the summaries, for paired differences.
+        labels: the label list.
+        examples: clips to show.
+        charts: extra line charts.
+
+    Raises:
+        ValueError: if there is no summary, a system has a summary but no rows, or an image is neither PNG nor JPEG.
+    """
+    if not summaries:
+        raise ValueError('a report needs at least one summary, such as {"tuned": summarise(rows, ...)}.')
+    absent = [name for name in summaries if name not in predictions]
+    if absent:
+        raise ValueError(f"systems {absent} have a summary but no prediction rows; pass both.")
+    page = _environment().get_template("page.html.j2")
+    html = page.render(_context(title, run_info, summaries, predictions, labels, examples, charts))
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(html)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(words=_words, heading=_heading, percent=_percent, points=_points)
+    return environment
+
+
+def _words(name: str) -> str:
+    return name.replace("_", "-" if name == BASELINE else " ")
+
+
+def _heading(name: str) -> str:
+    words = _words(name)
+    return words[:1].upper() + words[1:]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _context(
+    title: str,
+    run_info: Mapping[str, Any],
+    summaries: Mapping[str, Mapping[str, Any]],
+    predictions: Mapping[str, Sequence[PredictionRow]],
+    labels: Sequence[str],
+    examples: Sequence[Example],
+    charts: Sequence[LineChart],
+) -> dict[str, Any]:
+    baseline = BASELINE if BASELINE in summaries else next(iter(summaries))
+    candidate = CANDIDATE if CANDIDATE in summaries else list(summaries)[-1]
+    names = [baseline, *(name for name in summaries if name != baseline)]
+    colours = {name: f"s{i % _SYSTEM_COLOURS}" for i, name in enumerate(names)}
+    differences = {name: paired_differences(predictions[baseline], predictions[name]) for name in names[1:]}
+    lead = summaries[candidate]
+    return {
+        "title": title,
+        "lead": lead,
+        "names": names,
+        "colours": colours,
+        "baseline": baseline,
+        "candidate": candidate,
+        "controls": list(lead["controls"]),
+        "control_names": CONTROL_NAMES,
+        "metric_names": _METRICS,
+        "summaries": summaries,
+        "labels": labels,
+        "chance": 1 / len(labels),
+        "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {})),
+        "verdicts": _verdicts(baseline, candidate, differences.get(candidate, {}), lead),
+        "bars": _bars(summaries, names, colours, candidate, 1 / len(labels)),
+        "bar_axis": svg.axis({0.0: "0 %", 0.25: "25", 0.5: "50", 0.75: "75", 1.0: "100 %"}),
+        "forests": [_forest(name, differences[name]) for name in names[1:]],
+        "matrices": _matrices(summaries, names, labels),
+        "examples": [_example(example, labels, colours) for example in examples],
+        "charts": [_chart(chart) for chart in charts],
+        "run_tables": _run_tables(run_info),
+    }
+
+
+def _tiles(
+    summaries: Mapping[str, Mapping[str, Any]], baseline: str, candidate: str, differences: Mapping[str, Interval]
+) -> list[dict[str, Any]]:
+    """Headline numbers of the candidate."""
+    lead, first = summaries[candidate], summaries[baseline]
+    reference = "consistent" if "consistent" in lead["subsets"] else next(iter(lead["subsets"]))
+    tiles = []
+    for name, note in (
+        (CONFLICT_MEAN, "accuracy where face and voice disagree"),
+        (GAP, "0 = no modality favoured"),
+    ):
+        if lead[name] is not None:
+            tiles.append(
+                {"name": _heading(name), "value": lead[name], "before": first[name], "key": name, "note": note}
+            )
+    tiles.append(
+        {
+            "name": f"{_heading(reference)} accuracy",
+            "value": lead["subsets"][reference]["accuracy"],
+            "before": first["subsets"][reference]["accuracy"] if reference in first["subsets"] else None,
+            "key": reference,
+            "note": "face and voice agree" if reference == "consistent" else f"{lead['subsets'][reference]['n']} clips",
+        }
+    )
+    for tile in tiles:
+        difference = differences.get(tile["key"])
+        tile["difference"] = difference
+        tile["css"] = _direction(tile["key"], difference)[0] if difference else ""
+        if difference is None:
+            tile["before"] = None
+    controls = lead["controls"]
+    if controls:
+        name, values = max(controls.items(), key=lambda item: item[1].get(CONFLICT_MEAN, -1.0))
+        if CONFLICT_MEAN in values:
+            note = f"conflict mean of {CONTROL_NAMES[name]}"
+            tiles.append({"name": "Control to beat", "value": values[CONFLICT_MEAN], "note": note, "difference": None})
+    return tiles
+
+
+def _direction(key: str, difference: Interval) -> tuple[str, str]:
+    """(css class, words) for a difference; a smaller gap is the better one."""
+    sign = -1 if key == GAP else 1
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    if low > 0:
+        return "better", "better"
+    return ("worse", "worse") if high < 0 else ("unclear", "no clear change")
+
+
+def _verdicts(baseline: str, candidate: str, differences: Mapping[str, Interval], lead: Mapping[str, Any]) -> list[str]:
+    """One plain sentence per headline question; claims follow from the paired interval alone."""
+    sentences = []
+    for key, topic in ((CONFLICT_MEAN, "On conflicts"), ("consistent", "On consistent clips")):
+        if key not in differences:
+            continue
+        difference = differences[key]
+        change = (
+            f"{_points(difference.mean)} points, 95 % interval {_points(difference.low)} to {_points(difference.high)}"
+        )
+        verb = {"better": "is better than", "worse": "is worse than"}.get(
+            _direction(key, difference)[0], "is not clearly different from"
+        )
+        sentences.append(f"{topic}, {_words(candidate)} {verb} {_words(baseline)} ({change}).")
+    unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
+    clips = sum(subset["n"] for subset in lead["subsets"].values())
+    sentences.append(
+        f"{unparsed:,} of {clips:,} answers could not be read; they count as wrong."
+        if unparsed
+        else f"All {clips:,} answers could be read."
+    )
+    return sentences
+
+
+def _bars(
+    summaries: Mapping[str, Mapping[str, Any]],
+    names: Sequence[str],
+    colours: Mapping[str, str],
+    candidate: str,
+    chance: float,
+) -> list[dict[str, Any]]:
+    """Per subset: one solid bar per system, then the candidate's controls as hollow bars."""
+    lead = summaries[candidate]
+    groups = []
+    for subset in lead["subsets"]:
+        rows = []
+        for name in names:
+            if subset in summaries[name]["subsets"]:
+                score = summaries[name]["subsets"][subset]
+                rows.append((_words(name), score["accuracy"], score["interval"], colours[name], False))
+        for control, values in lead["controls"].items():
+            interval = lead["control_intervals"][control][subset]
+            rows.append((CONTROL_NAMES[control], values[subset], interval, f"c-{control}", True))
+        bars = []
+        for name, value, interval, css, hollow in rows:
+            label = f"{_words(subset)}, {name}: {_percent(value)} %"
+            if interval is not None:
+                label += f", 95 % interval {_percent(interval[0])} to {_percent(interval[1])}"
+            plot = svg.accuracy_bar(value, interval, css=css, chance=chance, label=label, hollow=hollow)
+            bars.append({"name": name, "value": value, "interval": interval, "plot": plot})
+        groups.append({"subset": subset, "n": lead["subsets"][subset]["n"], "bars": bars})
+    return groups
+
+
+def _forest(name: str, differences: Mapping[str, Interval]) -> dict[str, Any]:
+    limit = svg.nice_limit(100 * max(abs(bound) for interval in differences.values() for bound in interval[1:])) / 100
+    rows = []
+    for key, difference in differences.items():
+        css, words = _direction(key, difference)
+        label = f"{_words(key)}: {_points(difference.mean)} points, {words}"
+        mark = svg.difference_mark(*difference, limit=limit, css=css, label=label)
+        rows.append({"key": key, "interval": difference, "css": css, "words": words, "mark": mark})
+    ticks = {0.0: -limit, 0.25: -limit / 2, 0.5: 0.0, 0.75: limit / 2, 1.0: limit}
+    text = {at: f"{100 * value:+g}".replace("-", "−") if value else "0" for at, value in ticks.items()}
+    return {"name": name, "rows": rows, "axis": svg.axis(text)}
+
+
+def _matrices(
+    summaries: Mapping[str, Mapping[str, Any]], names: Sequence[str], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        for subset, score in summaries[name]["subsets"].items():
+            label = f"Confusion matrix, {_words(subset)}, {_words(name)}: accuracy {_percent(score['accuracy'])} %"
+            plot = svg.confusion(score["confusion"], labels, label=label)
+            groups.setdefault(subset, []).append({"name": name, "accuracy": score["accuracy"], "plot": plot})
+    return [{"subset": subset, "plots": plots} for subset, plots in groups.items()]
+
+
+def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
+    systems = {name: values for name, values in example.distributions.items() if values is not None and name in colours}
+    every = [*systems.values(), *(values for values in example.readings.values() if values is not None)]
+    if any(len(values) != len(labels) for values in every):
+        raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
+
+    def weight(label: str) -> float:
+        return max((values[labels.index(label)] for values in systems.values()), default=0.0)
+
+    keep = {example.label, *sorted(labels, key=weight, reverse=True)[:_BARS_PER_EXAMPLE]}
+    rows = []
+    for i, label in enumerate(labels):
+        if label in keep and systems:
+            shares = [(colours[name], values[i]) for name, values in systems.items()]
+            words = ", ".join(f"{_words(name)} {_percent(values[i])} %" for name, values in systems.items())
+            numbers = [values[i] for values in systems.values()]
+            plot = svg.paired_bars(shares, label=f"{label}: {words}")
+            rows.append({"label": label, "true": label == example.label, "plot": plot, "numbers": numbers})
+    readings: list[dict[str, Any]] = []
+    for key, name in READING_NAMES.items():
+        values = example.readings.get(key)
+        if values is None:
+            readings.append({"name": name, "label": None, "share": None})
+        else:
+            best = max(range(len(labels)), key=lambda i: values[i])
+            readings.append({"name": name, "label": labels[best], "share": values[best]})
+    answers = [
+        {"name": name, "prediction": prediction, "css": colours.get(name, "s0"), "right": prediction == example.label}
+        for name, prediction in example.predictions.items()
+    ]
+    return {
+        "clip": example,
+        "image": example.image_uri(),
+        "answers": answers,
+        "rows": rows,
+        "left_out": len(labels) - len(rows) if rows else 0,
+        "readings": readings if example.readings else [],
+    }
+
+
+def _chart(chart: LineChart) -> dict[str, Any]:
+    css = {name: f"s{(i + 1) % _SYSTEM_COLOURS}" for i, name in enumerate(chart.series)}
+    label = f"{chart.title}: {', '.join(chart.series)} over {chart.x_label}"
+    return {"chart": chart, "css": css, "plot": svg.line_chart(chart.series, css, label=label)}
+
+
+def _run_tables(run_info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tables: list[dict[str, Any]] = []
+    scalars = {key: value for key, value in run_info.items() if not isinstance(value, Mapping)}
+    sections = ({"run": scalars} if scalars else {}) | {k: v for k, v in run_info.items() if isinstance(v, Mapping)}
+    for name, section in sections.items():
+        rows = [(key, _plain(value)) for key, value in _flatten(section)]
+        if rows:
+            tables.append({"name": name, "rows": rows, "folded": len(rows) > _FOLDED_FROM})
+    return tables
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            items += _flatten(value, f"{prefix}{key}.")
+        else:
+            items.append((f"{prefix}{key}", value))
+    return items
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if value is not None else "–"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

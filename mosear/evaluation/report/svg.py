@@ -1,0 +1,185 @@
+"""Inline SVG for the report. Colours are CSS classes, so that light and dark follow the page.
+
+Horizontal bars use percentages as x coordinates instead of a viewBox: they stretch with the page while text and strokes
+keep their size on a phone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup, escape
+
+_BAR_HEIGHT = 18
+_CELL_MAX, _CELL_MIN, _CELL_FOR_NUMBERS = 27, 12, 20
+_MATRIX_SIDE = 300
+_NAME_LENGTH = 10
+
+
+def _svg(body: str, *, label: str, attributes: str) -> Markup:
+    return Markup(f'<svg role="img" aria-label="{escape(label)}" {attributes}>{body}</svg>')
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+
+
+def _whisker(low: float, high: float, middle: float, half: float = 3.5) -> str:
+    ends = "".join(
+        f'<line x1="{x}" x2="{x}" y1="{middle - half}" y2="{middle + half}"/>' for x in (_percent(low), _percent(high))
+    )
+    return (
+        f'<g class="whisker"><line x1="{_percent(low)}" x2="{_percent(high)}" y1="{middle}" y2="{middle}"/>{ends}</g>'
+    )
+
+
+def _grid(positions: Sequence[float], height: float, css: str = "grid") -> str:
+    return "".join(
+        f'<line class="{css}" x1="{_percent(at)}" x2="{_percent(at)}" y1="0" y2="{height}"/>' for at in positions
+    )
+
+
+def accuracy_bar(
+    value: float, interval: Sequence[float] | None, *, css: str, chance: float, label: str, hollow: bool = False
+) -> Markup:
+    """One bar on a 0 to 1 scale with its interval, the grid behind it and a mark at chance level."""
+    inset = 5.0 if hollow else 3.5
+    body = _grid((0, 0.25, 0.5, 0.75, 1), _BAR_HEIGHT) + _grid((chance,), _BAR_HEIGHT, "chance")
+    body += (
+        f'<rect class="bar {css}{" hollow" if hollow else ""}" x="0" y="{inset}" width="{_percent(value)}" '
+        f'height="{_BAR_HEIGHT - 2 * inset}" rx="1.5"/>'
+    )
+    if interval is not None:
+        body += _whisker(interval[0], interval[1], _BAR_HEIGHT / 2)
+    return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{_BAR_HEIGHT}"')
+
+
+def axis(ticks: Mapping[float, str]) -> Markup:
+    """Tick labels under a stack of bars; keys are positions in [0, 1]."""
+    anchors = {0.0: "start", 1.0: "end"}
+    body = "".join(
+        f'<text x="{_percent(at)}" y="12" text-anchor="{anchors.get(at, "middle")}">{escape(text)}</text>'
+        for at, text in ticks.items()
+    )
+    return Markup(f'<svg class="plot axis" aria-hidden="true" width="100%" height="16">{body}</svg>')
+
+
+def nice_limit(largest: float) -> float:
+    """The smallest of 1, 2, 4, 5, 10 times a power of ten that is at least ``largest``."""
+    if largest <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(largest))
+    return next(step * power for step in (1, 2, 4, 5, 10) if step * power >= largest * (1 - 1e-9))
+
+
+def difference_mark(mean: float, low: float, high: float, *, limit: float, css: str, label: str) -> Markup:
+    """A point with its interval on a scale from ``-limit`` to ``limit``, zero in the middle."""
+    height = 24
+
+    def at(value: float) -> float:
+        return (value + limit) / (2 * limit)
+
+    body = _grid((0, 0.25, 0.75, 1), height) + _grid((0.5,), height, "zero")
+    body += f'<g class="{css}">{_whisker(at(low), at(high), height / 2, 4)}'
+    body += f'<circle cx="{_percent(at(mean))}" cy="{height / 2}" r="4.5"/></g>'
+    return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{height}"')
+
+
+def paired_bars(shares: Sequence[tuple[str, float | None]], *, label: str) -> Markup:
+    """Thin bars under each other, one per (css class, share); None draws nothing."""
+    height, step = 7 * len(shares) + 3, 7
+    body = "".join(
+        f'<rect class="track" x="0" y="{2 + step * i}" width="100%" height="5" rx="2.5"/>'
+        + (
+            f'<rect class="bar {css}" x="0" y="{2 + step * i}" width="{_percent(share)}" height="5" rx="2.5"/>'
+            if share is not None
+            else ""
+        )
+        for i, (css, share) in enumerate(shares)
+    )
+    return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{height}"')
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
+
+
+def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, label: str) -> Markup:
+    """Heat map of a ``[C, C + 1]`` matrix: shade = share of the row, number = clips, last column = unparsed."""
+    cell = max(_CELL_MIN, min(_CELL_MAX, _MATRIX_SIDE // (len(labels) + 1)))
+    font = min(11.5, cell - 2)
+    left, top, apart = 6.6 * _NAME_LENGTH, 58, 6
+    parts: list[str] = []
+    for column, name in enumerate([*labels, "unparsed"]):
+        x = left + column * cell + (apart if column == len(labels) else 0)
+        middle = x + cell / 2
+        parts.append(
+            f'<text class="tick" font-size="{font}" transform="translate({middle:.1f} {top - 6}) rotate(-45)">'
+            f"{escape(_short(name))}<title>{escape(name)}</title></text>"
+        )
+        for row, counts in enumerate(matrix):
+            share = counts[column] / max(sum(counts), 1)
+            y = top + row * cell
+            kind = "unread" if column == len(labels) else "right" if column == row else "wrong"
+            hint = f"{labels[row]}, answered {name}: {counts[column]} of {sum(counts)}"
+            parts.append(
+                f'<g><title>{escape(hint)}</title><rect class="cell" x="{x:.1f}" y="{y}" width="{cell - 1}" '
+                f'height="{cell - 1}" rx="2"/><rect class="shade {kind}" x="{x:.1f}" y="{y}" width="{cell - 1}" '
+                f'height="{cell - 1}" rx="2" fill-opacity="{share:.3f}"/>'
+            )
+            if cell >= _CELL_FOR_NUMBERS and counts[column]:
+                parts.append(
+                    f'<text class="count{" strong" if share > 0.55 else ""}" font-size="{font}" x="{middle:.1f}" '
+                    f'y="{y + cell / 2 + font / 3:.1f}">{counts[column]}</text>'
+                )
+            parts.append("</g>")
+    for row, name in enumerate(labels):
+        baseline = top + row * cell + cell / 2 + font / 3
+        parts.append(
+            f'<text class="tick end" font-size="{font}" x="{left - 6}" y="{baseline:.1f}">'
+            f"{escape(_short(name))}<title>{escape(name)}</title></text>"
+        )
+    width, height = left + (len(labels) + 1) * cell + apart + 34, top + len(labels) * cell
+    box = f'class="matrix" viewBox="0 0 {width:.0f} {height}" style="max-width:{width:.0f}px"'
+    return _svg("".join(parts), label=label, attributes=box)
+
+
+def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], css: Mapping[str, str], *, label: str) -> Markup:
+    """Lines over a common x range and a y range from the data; non-finite points are left out."""
+    finite = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
+    }
+    everything = [point for points in finite.values() for point in points]
+    if not everything:
+        return Markup('<p class="note">No finite values.</p>')
+    left, top, wide, high = 46.0, 8.0, 390.0, 150.0
+    x_ticks, y_ticks = (_ticks([point[i] for point in everything]) for i in (0, 1))
+    (x0, x1), (y0, y1) = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + wide * (x - x0) / (x1 - x0), top + high * (y1 - y) / (y1 - y0)
+
+    parts = []
+    for value in y_ticks:
+        y = place(x0, value)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick end" font-size="11" x="{left - 6}" y="{y + 3.5:.1f}">{value:.4g}</text>')
+    for value in x_ticks:
+        anchor = "end" if value == x1 else "mid"
+        x = place(value, y0)[0]
+        parts.append(f'<text class="tick {anchor}" font-size="11" x="{x:.1f}" y="{top + high + 16}">{value:.6g}</text>')
+    for name, points in finite.items():
+        line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
+        parts.append(f'<polyline class="line {css[name]}" points="{line}"><title>{escape(name)}</title></polyline>')
+    return _svg("".join(parts), label=label, attributes='class="chart" viewBox="0 0 446 180"')
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Round tick values that enclose the data."""
+    low, high = min(values), max(values)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    step = nice_limit((high - low) / 5)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]

@@ -1,0 +1,171 @@
+"""Answers by label scoring: every candidate label is scored from one shared prompt.
+
+    score(label) = sum over the label's tokens and the end token of log p(token | prompt, earlier tokens)
+
+The candidates form a prefix trie. The prompt runs once; then ONE further pass runs all inner nodes of the trie, each
+seeing the prompt's keys and its own ancestors. The prompt must be complete (not only a shared prefix) because a
+modality gate depends on all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mosear.backbones.masks import causal_mask, tree_mask
+
+if TYPE_CHECKING:
+    from mosear.backbones.backbone import OmniBackbone
+    from mosear.data.sample import OmniBatch
+
+
+@dataclass(frozen=True)
+class LabelTrie:
+    """Candidate labels as token paths that end with the end token.
+
+    Attributes:
+        labels: the candidates, in the order of the scores.
+        tokens: token of each inner node (a node that some token follows), ``N`` of them.
+        parents: parent of each inner node, -1 for the prompt.
+        paths: per label, the ``(parent node, token)`` steps whose log-probabilities add up to its score.
+    """
+
+    labels: tuple[str, ...]
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    paths: tuple[tuple[tuple[int, int], ...], ...]
+
+    @classmethod
+    def build(cls, labels: Sequence[str], token_ids: Sequence[Sequence[int]]) -> LabelTrie:
+        """``token_ids[i]`` spells ``labels[i]`` and closes with the end token."""
+        nodes: dict[tuple[int, ...], int] = {}
+        tokens: list[int] = []
+        parents: list[int] = []
+        paths = []
+        seen: dict[tuple[int, ...], str] = {}
+        for label, ids in zip(labels, token_ids, strict=True):
+            if (twin := seen.setdefault(tuple(ids), label)) != label:
+                raise ValueError(
+                    f"Labels {twin!r} and {label!r} have the same tokens {list(ids)}: the model cannot tell them apart."
+                )
+            parent, path = -1, []
+            for depth, token in enumerate(ids):
+                path.append((parent, token))
+                if depth == len(ids) - 1:
+                    break
+                prefix = tuple(ids[: depth + 1])
+                if prefix not in nodes:
+                    nodes[prefix] = len(tokens)
+                    tokens.append(token)
+                    parents.append(parent)
+                parent = nodes[prefix]
+            paths.append(tuple(path))
+        return cls(tuple(labels), tuple(tokens), tuple(parents), tuple(paths))
+
+    @classmethod
+    def of(cls, labels: Sequence[str], tokenizer: Any) -> LabelTrie:
+        """Spell the labels with a tokenizer; each closes with its end token."""
+        spelled = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+        return cls.build(labels, [[*ids, tokenizer.eos_token_id] for ids in spelled])
+
+    def depths(self) -> list[int]:
+        """Distance of each inner node from the prompt, from 0."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return depths
+
+    def ancestors(self) -> Tensor:
+        """bool ``[N, N]``: node i descends from, or is, node j."""
+        matrix = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                matrix[node] |= matrix[parent]
+        return matrix
+
+
+def label_log_probs(
+    backbone: OmniBackbone,
+    batch: OmniBatch,
+    trie: LabelTrie,
+    *,
+    hide: tuple[str, ...] = (),
+) -> Tensor:
+    """Summed log-probabilities of the candidate labels.
+
+    Args:
+        backbone: with or without an adapter injected.
+        batch: prompts without answers, left-padded, media raw or encoded.
+        trie: the candidates.
+        hide: modalities whose tokens nobody may see (``visual``, ``audio``, ``text``); positions stay as they are.
+
+    Returns:
+        float32 ``[B, C]``, differentiable where gradients are enabled.
+    """
+    config: Any = backbone.language_model.config
+    implementation = config._attn_implementation
+    if implementation == "eager" or implementation.startswith(
+        "flash"
+    ):  # eager ADDS a mask: a boolean one hides nothing
+        raise ValueError(
+            f"Label scoring needs boolean masks, which attn_implementation={implementation!r} cannot take. Load with "
+            "attn_implementation='sdpa'."
+        )
+    hidden_keys = batch.hidden_keys(*hide) if hide else None
+    mask = batch.attention_mask if hidden_keys is None else causal_mask(batch.attention_mask, hidden_keys)
+    embeds, extra = backbone.embed(batch.input_ids, batch.media)
+    cache = DynamicCache()
+    prompt = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
+    after_prompt = backbone.lm_head(prompt[:, -1:]).float().log_softmax(-1)
+    steps = torch.cat([after_prompt, _node_log_probs(backbone, batch, trie, cache, hidden_keys)], dim=1)
+    parents = [[parent + 1 for parent, _ in path] for path in trie.paths]
+    return torch.stack(
+        [
+            steps[:, parent, [token for _, token in path]].sum(-1)
+            for parent, path in zip(parents, trie.paths, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def _node_log_probs(
+    backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, cache: DynamicCache, hidden_keys: Tensor | None
+) -> Tensor:
+    """Log-probabilities of what follows each inner node: ``[B, N, V]``."""
+    device = batch.input_ids.device
+    nodes = torch.tensor(trie.tokens, device=device).expand(len(batch), -1)
+    last = batch.position_ids.amax(dim=(0, 2))
+    positions = last[:, None] + 1 + torch.tensor(trie.depths(), device=device)
+    hidden = backbone.hidden_states(
+        backbone.model.get_input_embeddings()(nodes),
+        tree_mask(batch.attention_mask, trie.ancestors().to(device), hidden_keys),
+        positions.expand(3, -1, -1),
+        cache,
+    )
+    return backbone.lm_head(hidden).float().log_softmax(-1)
+
+
+UNIMODAL = {"visual": ("audio", "text"), "audio": ("visual", "text"), "text": ("visual", "audio")}
+
+
+def available_modalities(batch: OmniBatch) -> dict[str, Tensor]:
+    """Per modality, ``[B]`` bool: does the clip carry it?"""
+    return {modality: batch.hidden_keys(modality).any(dim=1) for modality in UNIMODAL}
+
+
+def unimodal_distributions(backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie) -> dict[str, Tensor]:
+    """What the model reads from each modality alone: ``[B, C]`` per modality, NaN where a clip lacks it."""
+    present = available_modalities(batch)
+    readings = {}
+    for modality, others in UNIMODAL.items():
+        if present[modality].any():
+            reading = label_log_probs(backbone, batch, trie, hide=others).softmax(-1)
+        else:
+            reading = torch.zeros(len(batch), len(trie.labels), device=batch.input_ids.device)
+        readings[modality] = reading.masked_fill(~present[modality][:, None], float("nan"))
+    return readings

@@ -1,0 +1,207 @@
+"""From prediction rows to ``metrics.json`` and to the table that compares zero-shot and tuned."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosear.evaluation import bootstrap, fusion, metrics
+from mosear.evaluation.bootstrap import Interval
+from mosear.evaluation.predictions import PredictionRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CONFLICT_SUBSETS = (metrics.VIDEO_ALIGNED, metrics.AUDIO_ALIGNED)
+CONFLICT_MEAN, GAP = "conflict_mean", "gap"
+_STATISTICS = {CONFLICT_MEAN: bootstrap.conflict_mean_statistic, GAP: bootstrap.gap_statistic}
+
+
+def by_subset(rows: Sequence[PredictionRow]) -> dict[str, list[PredictionRow]]:
+    """Groups rows by subset, in order of first appearance."""
+    subsets: dict[str, list[PredictionRow]] = {}
+    for row in rows:
+        subsets.setdefault(row.subset, []).append(row)
+    return subsets
+
+
+def summarise(
+    rows: Sequence[PredictionRow],
+    labels: Sequence[str],
+    *,
+    benchmark: str,
+    steering: str,
+    seed: int,
+    n_boot: int = 2000,
+) -> dict[str, Any]:
+    """Scores one model's rows: the content of ``metrics.json``.
+
+    Returns:
+        ``benchmark``, ``steering``, ``seed``, ``labels``;
+        ``subsets``: ``{subset: score_subset(...) + "interval": [low, high] of the accuracy}``;
+        ``conflict_mean``, ``gap`` with ``conflict_mean_interval``, ``gap_interval``: None unless both "video_aligned"
+        and "audio_aligned" are there; ``controls``: ``{"late_fusion": {subset: accuracy, ..., "conflict_mean": ..},
+        "late_fusion_transcript": {..}}``, each one only where the rows carry the readings it needs, and
+        ``control_intervals`` with the same keys.
+
+    Raises:
+        ValueError: if there are no rows, or a clip id occurs twice (rows of several models mixed).
+    """
+    if not rows:
+        raise ValueError("there are no predictions to summarise; check that the benchmark's manifest is not empty.")
+    if len({row.id for row in rows}) < len(rows):
+        raise ValueError("a clip id occurs twice; summarise the rows of one model at a time.")
+    groups = by_subset(rows)
+    correct = {subset: np.array([row.correct for row in group], dtype=float) for subset, group in groups.items()}
+    scored = _score(correct, seed=seed, n_boot=n_boot)
+    subsets = {
+        subset: metrics.score_subset([row.label for row in group], [row.prediction for row in group], labels)
+        | {"interval": _bounds(scored[subset])}
+        for subset, group in groups.items()
+    }
+    summary: dict[str, Any] = {
+        "benchmark": benchmark,
+        "steering": steering,
+        "seed": seed,
+        "labels": list(labels),
+        "subsets": subsets,
+    }
+    for name in (CONFLICT_MEAN, GAP):
+        interval = scored.get(name)
+        summary[name] = interval.mean if interval else None
+        summary[f"{name}_interval"] = _bounds(interval) if interval else None
+    summary["controls"], summary["control_intervals"] = {}, {}
+    for control, hits in _control_correctness(groups, labels).items():
+        intervals = _score(hits, seed=seed, n_boot=n_boot)
+        intervals.pop(GAP, None)
+        summary["controls"][control] = {name: interval.mean for name, interval in intervals.items()}
+        summary["control_intervals"][control] = {name: _bounds(interval) for name, interval in intervals.items()}
+    return summary
+
+
+def _bounds(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def _score(correct: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict[str, Interval]:
+    """Accuracy with interval per subset, then the conflict mean and the gap where both conflict subsets are there."""
+    scored = {name: bootstrap.bootstrap_interval(hits, seed=seed, n_boot=n_boot) for name, hits in correct.items()}
+    if all(subset in correct for subset in CONFLICT_SUBSETS):
+        conflicts = {subset: correct[subset] for subset in CONFLICT_SUBSETS}
+        for name, statistic in _STATISTICS.items():
+            scored[name] = bootstrap.bootstrap_interval(conflicts, statistic, seed=seed, n_boot=n_boot)
+    return scored
+
+
+def _control_correctness(
+    groups: Mapping[str, Sequence[PredictionRow]], labels: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """``{control: {subset: [N] correctness}}`` for every control whose readings the rows carry."""
+
+    def stack(group: Sequence[PredictionRow], name: str) -> np.ndarray:
+        absent = [math.nan] * len(labels)
+        values = [absent if getattr(row, name) is None else list(getattr(row, name)) for row in group]
+        return np.array(values, dtype=float).reshape(len(group), len(labels))
+
+    rows = [row for group in groups.values() for row in group]
+    if not any(row.p_visual is not None or row.p_audio is not None for row in rows):
+        return {}
+    with_text = any(row.p_text is not None for row in rows)
+    hits: dict[str, dict[str, np.ndarray]] = {"late_fusion": {}}
+    if with_text:
+        hits["late_fusion_transcript"] = {}
+    for subset, group in groups.items():
+        truth = np.array([labels.index(row.label) for row in group])
+        visual, audio = stack(group, "p_visual"), stack(group, "p_audio")
+        hits["late_fusion"][subset] = (fusion.late_fusion(visual, audio) == truth).astype(float)
+        if with_text:
+            answers = fusion.late_fusion_with_transcript(visual, audio, stack(group, "p_text"))
+            hits["late_fusion_transcript"][subset] = (answers == truth).astype(float)
+    return hits
+
+
+def paired_differences(
+    baseline: Sequence[PredictionRow], candidate: Sequence[PredictionRow], *, seed: int = 0, n_boot: int = 2000
+) -> dict[str, Interval]:
+    """Candidate minus baseline on the same clips: accuracy per subset, then ``conflict_mean`` and ``gap``.
+
+    Raises:
+        ValueError: if the two do not cover the same clips in the same subsets.
+    """
+    before, after = ({(row.subset, row.id): row.correct for row in rows} for rows in (baseline, candidate))
+    if before.keys() != after.keys():
+        stray = next(iter(before.keys() ^ after.keys()))
+        raise ValueError(f"a paired comparison needs the same clips on both sides; {stray} is on one side only.")
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for key, hit in before.items():
+        pairs.setdefault(key[0], []).append((float(after[key]), float(hit)))
+    hits = {subset: np.array(values).T for subset, values in pairs.items()}
+    differences = {
+        subset: bootstrap.paired_difference(hit[0], hit[1], seed=seed, n_boot=n_boot) for subset, hit in hits.items()
+    }
+    if all(subset in hits for subset in CONFLICT_SUBSETS):
+        a, b = ({subset: hits[subset][side] for subset in CONFLICT_SUBSETS} for side in (0, 1))
+        for name, statistic in _STATISTICS.items():
+            differences[name] = bootstrap.paired_difference(a, b, statistic, seed=seed, n_boot=n_boot)
+    return differences
+
+
+def write_metrics(summary: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes ``metrics.json`` atomically, as strict JSON: an undefined metric (NaN) becomes null."""
+    text = json.dumps(_without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def comparison_table(
+    zero_shot: Mapping[str, Any],
+    tuned: Mapping[str, Any],
+    zero_shot_rows: Sequence[PredictionRow],
+    tuned_rows: Sequence[PredictionRow],
+    *,
+    n_boot: int = 2000,
+) -> Table:
+    """Per subset: n, both accuracies, and the difference with its paired 95 % interval, in percentage points."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{tuned['benchmark']}: accuracy, zero-shot and tuned")
+    table.add_column("subset")
+    for heading in ("n", "zero-shot", "tuned", "difference (95 %)"):
+        table.add_column(heading, justify="right")
+    differences = paired_differences(zero_shot_rows, tuned_rows, n_boot=n_boot)
+    for name, difference in differences.items():
+        if name in _STATISTICS:
+            clips, before, after = "", zero_shot[name], tuned[name]
+        else:
+            clips = str(tuned["subsets"][name]["n"])
+            before, after = zero_shot["subsets"][name]["accuracy"], tuned["subsets"][name]["accuracy"]
+        if name == CONFLICT_MEAN:
+            table.add_section()
+        mean, low, high = (100 * value for value in difference)
+        # Text, not str: rich would read markup such as [red] in a subset name.
+        cells = [name.replace("_", " "), clips, f"{100 * before:.1f}", f"{100 * after:.1f}"]
+        table.add_row(*map(Text, [*cells, f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"]))
+    return table

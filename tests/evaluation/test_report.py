@@ -1,0 +1,206 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.report import Example, LineChart, svg, write_report
+from mosear.evaluation.summary import summarise
+
+EVIL = "<script>alert('x')</script>\"'&"
+LABELS = ["happy", EVIL, "sad"]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that every element is closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.stack = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def image(kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 4), "navy").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_rows(model, accuracy, subsets=("consistent", "video_aligned", "audio_aligned"), *, readings=True, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for subset in subsets:
+        for i in range(40):
+            hit = rng.random() < accuracy
+            unread = i == 0
+            readings_of = {f"p_{name}": rng.dirichlet(np.ones(3)) for name in ("visual", "audio", "text")}
+            rows.append(
+                PredictionRow(
+                    id=f"{subset}{EVIL}{i}",
+                    subset=subset,
+                    label=LABELS[i % 3],
+                    prediction=None if unread else LABELS[(i if hit else i + 1) % 3],
+                    unparsed_reason=EVIL if unread else None,
+                    benchmark=EVIL,
+                    model=model,
+                    distribution=rng.dirichlet(np.ones(3)).tolist(),
+                    text=EVIL,
+                    **(readings_of if readings else {}),
+                )
+            )
+    return rows
+
+
+def render(tmp_path, systems, **options):
+    labels = options.pop("labels", LABELS)
+    summaries = {
+        name: summarise(rows, labels, benchmark=EVIL, steering=EVIL, seed=0, n_boot=200)
+        for name, rows in systems.items()
+    }
+    path = tmp_path / "report.html"
+    arguments = {"title": EVIL, "run_info": {EVIL: EVIL, "config": {"data": {EVIL: EVIL, "sizes": [1, 2]}}}}
+    write_report(path, summaries=summaries, predictions=systems, labels=labels, **(arguments | options))
+    assert list(tmp_path.iterdir()) == [path]
+    return path.read_text(encoding="utf-8"), summaries
+
+
+@pytest.fixture
+def full(tmp_path):
+    systems = {"zero_shot": make_rows("zero_shot", 0.4), "tuned": make_rows("tuned", 0.9, seed=1)}
+    examples = [
+        Example.from_rows({name: rows[i] for name, rows in systems.items()}, image=data)
+        for i, data in ((0, image()), (50, image("JPEG")), (90, None))
+    ]
+    charts = [LineChart(title=EVIL, series={EVIL: [(0, 1.0), (1, float("nan")), (2, 0.2)]}, caption=EVIL)]
+    html, summaries = render(tmp_path, systems, examples=examples, charts=charts)
+    return html, summaries, Page(html)
+
+
+def test_nothing_from_data_becomes_markup(full):
+    html, _, page = full
+    assert "script" not in page.tags
+    assert "<script" not in html.lower()
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert EVIL in page.words  # shown as text, not dropped
+
+
+def test_one_file_without_outside_resources(full):
+    html, _, page = full
+    sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert sources and all(value.startswith("data:image/") for value in sources)
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "link" not in page.tags
+
+
+def test_images_are_embedded_unchanged(full):
+    sources = [value for tag, name, value in full[2].attributes if (tag, name) == ("img", "src")]
+    assert [value.split(",")[0] for value in sources] == ["data:image/png;base64", "data:image/jpeg;base64"]
+    assert base64.b64decode(sources[0].split(",")[1]) == image()
+
+
+def test_every_number_of_the_summaries_is_shown(full):
+    _, summaries, page = full
+    for summary in summaries.values():
+        for score in summary["subsets"].values():
+            for name in ("accuracy", "weighted_f1", "macro_f1", "uar", "war"):
+                assert f"{100 * score[name]:.1f}" in page.words
+        assert f"{100 * summary['conflict_mean']:.1f}" in page.words
+        assert f"{100 * summary['gap']:.1f}" in page.words
+    for control in summaries["tuned"]["controls"].values():
+        assert f"{100 * control['conflict_mean']:.1f}" in page.words
+    for words in ("late fusion + transcript", "How to read this", "About this run", "data.sizes", "1, 2", "unparsed"):
+        assert words in page.words
+
+
+def test_graphics_have_accessible_names(full):
+    page = full[2]
+    images = sum(1 for tag, name, value in page.attributes if (tag, name, value) == ("svg", "role", "img"))
+    hidden = sum(1 for tag, name, _ in page.attributes if (tag, name) == ("svg", "aria-hidden"))
+    assert images + hidden == page.tags.count("svg")
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(labels) == images and all(labels)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(0.2, 0.95, "tuned is better than"), (0.95, 0.2, "tuned is worse than"), (0.6, 0.6, "is not clearly different")],
+)
+def test_the_verdict_follows_the_paired_interval(tmp_path, before, after, words):
+    systems = {"zero_shot": make_rows("zero_shot", before), "tuned": make_rows("tuned", after)}
+    assert words in Page(render(tmp_path, systems)[0]).words
+
+
+def test_one_system_without_conflicts_readings_or_examples(tmp_path):
+    html, _ = render(tmp_path, {"anything": make_rows("tuned", 0.7, subsets=("other",), readings=False)}, run_info={})
+    page = Page(html)
+    assert "Difference:" not in page.words
+    assert "Late fusion" in page.words  # explained, though not measured
+    assert 'c-late_fusion"' not in html
+
+
+def test_many_labels_and_three_systems(tmp_path):
+    labels = [*LABELS, *(f"label {i}" for i in range(23))]
+    systems = {name: make_rows(name, 0.5, readings=False) for name in ("zero_shot", "tuned", "tuned + ar")}
+    for name, rows in systems.items():
+        systems[name] = [PredictionRow(**(vars(row) | {"distribution": None})) for row in rows]
+    example = Example(id="x", subset="s", label="label 22", distributions={"tuned": [1 / 26] * 26})
+    page = Page(render(tmp_path, systems, labels=labels, examples=[example])[0])
+    assert "Difference: tuned + ar minus zero-shot" in page.words
+    assert "17 less likely labels not shown" in page.words
+
+
+def test_user_errors(tmp_path):
+    rows = make_rows("tuned", 0.7)
+    arguments = {"title": "t", "run_info": {}, "labels": LABELS}
+    with pytest.raises(ValueError, match="at least one summary"):
+        write_report(tmp_path / "r.html", summaries={}, predictions={}, **arguments)
+    summary = summarise(rows, LABELS, benchmark="b", steering="none", seed=0, n_boot=50)
+    with pytest.raises(ValueError, match=r"\['tuned'\] have a summary but no prediction rows"):
+        write_report(tmp_path / "r.html", summaries={"tuned": summary}, predictions={}, **arguments)
+    for example, message in (
+        (Example(id="a", subset="s", label="sad", image=b"<svg>"), "neither PNG nor JPEG"),
+        (Example(id="a", subset="s", label="sad", readings={"audio": [1.0]}), "must have 3 values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_report(
+                tmp_path / "r.html",
+                summaries={"tuned": summary},
+                predictions={"tuned": rows},
+                examples=[example],
+                **arguments,
+            )
+    with pytest.raises(ValueError, match="an example is one clip"):
+        Example.from_rows({"a": rows[0], "b": rows[1]})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("value", "limit"), [(0, 1), (3, 4), (4, 4), (7.2, 10), (0.11, 0.2), (100, 100)])
+def test_nice_limit(value, limit):
+    assert svg.nice_limit(value) == pytest.approx(limit)
