@@ -1,0 +1,23 @@
+"""The embedded backbones: real, small Qwen2.5-Omni thinkers that need no download.
+
+``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (the disease that mosear cures);
+``tiny-omni-balanced`` is the healthy control. Both were trained by ``python -m mosear.backbones.tiny.pretrain``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+EMBEDDED = ("tiny-omni", "tiny-omni-balanced")
+
+
+def embedded_path(name: str) -> Path:
+    """Directory of an embedded checkpoint (thinker weights, config, tokenizer, processor)."""
+    path = WEIGHTS / name
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(
+            f"The embedded backbone {name!r} has no weights at {path}. Reinstall mosear, or train it with "
+            f"`python -m mosear.backbones.tiny.pretrain --out {path}`."
+        )
+    return path
