@@ -29,8 +29,8 @@ def fresh(backbone: OmniBackbone) -> OmniBackbone:
 def inject_lora(backbone: OmniBackbone, *projections: str, rank: int = 2) -> None:
     """Random LoRA (B is not zero) on attention projections of the decoder, in place.
 
-    By full names: for Qwen3-Omni, PEFT 0.20 cuts a regular expression down to its last part, and the audio tower has that
-    too.
+    By full names: for Qwen3-Omni, PEFT 0.20 cuts a regular expression down to its last part, and the audio tower has
+    that too.
     """
     names = [
         f"{backbone.family.language_model_path}.{name}"

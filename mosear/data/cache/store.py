@@ -1,0 +1,254 @@
+"""The cache's store: one safetensors file per clip, named by everything its content depends on.
+
+key = sha256(media bytes, tower weights, processor config, budgets, dtype, library versions)
+
+Entries are written to a temporary file and renamed, carry a checksum and their own key, and are dropped and rebuilt
+when torn, damaged or foreign. The least recently used ones go when the cache outgrows its bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+import zlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
+
+if TYPE_CHECKING:
+    from mosear.backbones.backbone import OmniBackbone
+    from mosear.data.media import MediaBudget
+
+FORMAT = 1
+LEFTOVER_SECONDS = 3600
+LIBRARIES = ("torch", "transformers", "torchvision", "av")
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """Everything an entry depends on besides the media themselves."""
+
+    fingerprint: str
+
+    @classmethod
+    def of(cls, backbone: OmniBackbone, budget: MediaBudget, max_pixels: int | None) -> CacheKey:
+        """The key space of a backbone (its towers' weights, its processor, its dtype) under given budgets."""
+        processor = backbone.processor
+        parts = {
+            "format": FORMAT,
+            "towers": _tower_hash(backbone),
+            "video_processor": _config(processor.video_processor),
+            "feature_extractor": _config(processor.feature_extractor),
+            "budget": asdict(budget),
+            "max_pixels": max_pixels,
+            "dtype": str(backbone.dtype),
+            "attention": [tower.config._attn_implementation for tower in _towers(backbone).values()],
+            "device": backbone.device.type,
+            "versions": {name: _version(name) for name in LIBRARIES},
+        }
+        return cls(hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest())
+
+    def entry(self, video: Path | None, audio: Path | str | None) -> str:
+        """Name of one clip's entry. Content decides, not the file's name: a moved data set keeps its cache."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for source in (video, audio):
+            digest.update(
+                b"|" + (source if isinstance(source, str) else _file_hash(source) if source else "-").encode()
+            )
+        return digest.hexdigest()
+
+
+class FeatureCache:
+    """Finds and keeps encoder outputs.
+
+    Args:
+        root: directory of the entries. Processes and hosts may share it: a rename is all that publishes an entry.
+        max_gb: bound of the directory's size; the least recently used entries go first.
+    """
+
+    def __init__(self, root: str | Path, *, max_gb: float = 50.0) -> None:
+        if max_gb <= 0:
+            raise ValueError(f"max_gb={max_gb} must be positive. Turn the cache off with data.cache_dir=null instead.")
+        self.root = Path(root)
+        self.max_bytes = int(max_gb * 2**30)
+        self.evicted = 0
+        self._size: int | None = None  # at the last look; this process has written `_unseen` bytes since
+        self._unseen = 0
+
+    def path(self, name: str) -> Path:
+        """Where an entry lies."""
+        return self.root / name[:2] / f"{name}.safetensors"
+
+    def get(self, name: str) -> MediaBatch | None:
+        """The entry, or ``None`` if it is absent or unusable (then it is removed)."""
+        path = self.path(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("mosear", "{}"))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, json.JSONDecodeError):
+            self._drop(path)
+            return None
+        checksum = header.pop("checksum", None)
+        if header.get("name") != name or checksum != _checksum(tensors, header):
+            self._drop(path)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the least recently used entries are evicted first
+        return _unpack(tensors, header)
+
+    def put(self, name: str, media: MediaBatch) -> int:
+        """Write an entry atomically, then make room if the bound is passed. Returns the entry's size in bytes."""
+        tensors, header = _pack(media)
+        header["name"] = name
+        header["checksum"] = _checksum(tensors, header)
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not mkstemp, whose files other users could not read
+        try:
+            save_file(tensors, temporary, metadata={"mosear": json.dumps(header)})
+            written = temporary.stat().st_size
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._make_room(written)
+        return written
+
+    def __contains__(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def entry_size(self, name: str) -> int:
+        """Bytes of an entry; 0 if there is none."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def size(self) -> int:
+        """Bytes in use."""
+        return sum(stat.st_size for _, stat in self._entries())
+
+    def _entries(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.root.glob("??/*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process may evict it meanwhile
+                found.append((path, path.stat()))
+        return found
+
+    def _make_room(self, written: int) -> None:
+        """Keep the bound. Other processes write too: look at the directory again after each 64th part of the bound."""
+        self._unseen += written
+        if self._size is None or self._unseen > self.max_bytes // 64:
+            self._remove_leftovers()
+            self._size, self._unseen = self.size(), 0
+        if self._size + self._unseen > self.max_bytes:
+            self._evict()
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of processes that were killed."""
+        for path in self.root.glob("??/.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+
+    def _evict(self) -> None:
+        """Remove the oldest entries until a tenth of the bound is free, so that not every write has to."""
+        entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
+        size = sum(stat.st_size for _, stat in entries)
+        for path, stat in entries:
+            if size <= 0.9 * self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            self.evicted += 1
+            size -= stat.st_size
+        self._size, self._unseen = size, 0
+
+    def _drop(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # a directory that may only be read
+            path.unlink()
+
+
+def _pack(media: MediaBatch) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors: dict[str, torch.Tensor] = {}
+    header: dict[str, Any] = {"videos": [], "audios": []}
+    for index, video in enumerate(media.videos):
+        assert isinstance(video, EncodedVideo)
+        tensors |= {f"v{index}.features": video.features, f"v{index}.grid": video.grid}
+        tensors |= {f"v{index}.deepstack{level}": x for level, x in enumerate(video.deepstack)}
+        header["videos"].append({"seconds_per_grid": video.seconds_per_grid, "deepstack": len(video.deepstack)})
+    for index, audio in enumerate(media.audios):
+        assert isinstance(audio, EncodedAudio)
+        tensors[f"a{index}.features"] = audio.features
+        header["audios"].append({"mel_frames": audio.mel_frames})
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, header
+
+
+def _unpack(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> MediaBatch:
+    videos = [
+        EncodedVideo(
+            tensors[f"v{i}.features"],
+            tensors[f"v{i}.grid"],
+            info["seconds_per_grid"],
+            tuple(tensors[f"v{i}.deepstack{level}"] for level in range(info["deepstack"])),
+        )
+        for i, info in enumerate(header["videos"])
+    ]
+    audios = [EncodedAudio(tensors[f"a{i}.features"], info["mel_frames"]) for i, info in enumerate(header["audios"])]
+    return MediaBatch(list(videos), list(audios))
+
+
+def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> int:
+    checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        checksum = zlib.crc32(f"{key}{tuple(value.shape)}{value.dtype}".encode(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes(), checksum)
+    return checksum
+
+
+@lru_cache(maxsize=200_000)
+def _hash_of(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    """Content hash, read once per process and file version."""
+    stat = path.stat()
+    return _hash_of(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def _towers(backbone: OmniBackbone) -> dict[str, Any]:
+    return {path: backbone.model.get_submodule(path) for path in backbone.family.tower_paths}
+
+
+def _tower_hash(backbone: OmniBackbone) -> str:
+    digest = hashlib.sha256()
+    for path, tower in _towers(backbone).items():
+        for name, value in sorted(tower.state_dict().items()):
+            digest.update(f"{path}.{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _config(component: Any) -> dict[str, Any]:
+    return {k: v for k, v in component.to_dict().items() if k not in ("_processor_class", "processor_class")}
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name)

@@ -1,0 +1,183 @@
+"""Manifests to DataLoaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from mosear.data.cache import CacheKey, FeatureCache
+from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
+from mosear.data.lengths import estimate_lengths
+from mosear.data.manifest import Manifest, load_manifest
+from mosear.data.media import MediaBudget
+from mosear.data.media_processor import MediaProcessor
+from mosear.data.prompt import Prompt
+from mosear.data.sample import SampleBuilder
+from mosear.data.sampling import BucketBatchSampler
+
+if TYPE_CHECKING:
+    from mosear.backbones.backbone import OmniBackbone
+    from mosear.data.clip import Clip
+
+
+class ClipDataModule(LightningDataModule):
+    """Train, validation and test clips of one data set.
+
+    Args:
+        backbone: its processor and family shape the samples.
+        prompt: what the model is asked, and the labels.
+        budget: what is decoded of a clip at most.
+        train: manifest of the training clips, or ``None``.
+        val: manifest of the validation clips, or ``None``.
+        test: manifest of the test clips, or ``None``.
+        root: directory that media paths are relative to; ``None`` = each manifest's own.
+        val_subset: use only this subset for validation during training (``null`` = all).
+        batch_size: training clips per step and process.
+        eval_batch_size: validation and test clips per step and process.
+        num_workers: loader processes; 0 decodes in the main process.
+        on_bad_media: ``error`` stops; ``quarantine`` lists bad clips and goes on (they count as wrong in evaluation).
+        cache_dir: directory of cached encoder outputs; ``None`` = no cache.
+        cache_max_gb: bound of that directory.
+        interleave: put the audio track inside its video's token span.
+        max_pixels: pixels per frame for the backbone; ``None`` = the checkpoint's own.
+        max_tokens: longest sequence; longer clips are refused by name.
+        bucket: group clips of like length over this many batches; 1 = plain shuffling, no header is read.
+        seed: of the order of the clips.
+        prepare: called once before manifests are read (the synthetic corpus renders itself here).
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: OmniBackbone,
+        prompt: Prompt,
+        budget: MediaBudget,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        root: str | None = None,
+        val_subset: str | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        num_workers: int = 2,
+        on_bad_media: OnBadMedia = "error",
+        cache_dir: str | None = None,
+        cache_max_gb: float = 50.0,
+        interleave: bool = False,
+        max_pixels: int | None = None,
+        max_tokens: int = 8192,
+        bucket: int = 50,
+        seed: int = 0,
+        prepare: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.prompt, self.budget = backbone, prompt, budget
+        self.paths = {"train": train, "val": val, "test": test}
+        self.root, self.val_subset = root, val_subset
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.on_bad_media, self.max_pixels, self.bucket, self.seed = on_bad_media, max_pixels, bucket, seed
+        self.prepare = prepare
+        self.cache = FeatureCache(cache_dir, max_gb=cache_max_gb) if cache_dir else None
+        self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
+        self.builder = SampleBuilder(
+            backbone.processor, backbone.family, prompt, interleave=interleave, max_tokens=max_tokens
+        )
+        self.manifests: dict[str, Manifest] = {}
+
+    def prepare_data(self) -> None:
+        """Render or check what the manifests need (once, on one process)."""
+        if self.prepare is not None:
+            self.prepare()
+
+    def manifest(self, split: str) -> Manifest:
+        """The clips of ``train``, ``val`` or ``test``, checked against the label set."""
+        if split not in self.manifests:
+            path = self.paths[split]
+            if path is None:
+                raise ValueError(f"No {split} manifest: set data.{split}=PATH to a .parquet or .jsonl manifest.")
+            subset = self.val_subset if split == "val" else None
+            manifest = load_manifest(path, root=self.root, subset=subset)
+            unlabelled = [clip.id for clip in manifest if clip.label is None]
+            if unlabelled:
+                raise ValueError(
+                    f"{path}: {len(unlabelled)} clips have no label, e.g. {unlabelled[0]!r}. "
+                    "A closed-set question needs one."
+                )
+            unknown = sorted(set(manifest.labels()) - set(self.prompt.labels))
+            if unknown:
+                raise ValueError(
+                    f"{path} has labels outside data.prompt.labels: {', '.join(unknown)}. Labels asked for: "
+                    f"{', '.join(self.prompt.labels)}. Extend data.prompt.labels or map the manifest's labels."
+                )
+            self.manifests[split] = manifest
+        return self.manifests[split]
+
+    def reader(self, manifest: Manifest) -> MediaReader:
+        """Media of a manifest's clips, through the cache when there is one."""
+        # The key names the device, which is known only now: the trainer moves the backbone after this object was made.
+        key = CacheKey.of(self.backbone, self.budget, self.max_pixels) if self.cache else None
+        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key)
+
+    def dataset(self, split: str, *, with_answer: bool) -> ClipDataset:
+        """The samples of a split."""
+        manifest = self.manifest(split)
+        return ClipDataset(
+            manifest, self.reader(manifest), self.builder, with_answer=with_answer, on_bad_media=self.on_bad_media
+        )
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled batches with answers; the order is a function of (seed, epoch)."""
+        dataset = self.dataset("train", with_answer=True)
+        trainer = self.trainer
+        sampler = BucketBatchSampler(
+            self._lengths(dataset),
+            self.batch_size,
+            seed=self.seed,
+            bucket=self.bucket,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        if trainer is not None:
+            sampler.set_epoch(trainer.current_epoch)
+        return DataLoader(dataset, batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Validation prompts in manifest order."""
+        return self.eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Test prompts in manifest order."""
+        return self.eval_loader("test")
+
+    def eval_loader(self, split: str) -> DataLoader[Item]:
+        """Prompts without answers, in manifest order: the same batches in training and in evaluation."""
+        dataset: Dataset[Item] = self.dataset(split, with_answer=False)
+        if self.trainer is not None and self.trainer.world_size > 1:  # no clip twice: the shares may differ by one
+            dataset = Subset(
+                dataset, range(self.trainer.global_rank, len(self.manifest(split)), self.trainer.world_size)
+            )
+        return DataLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options())
+
+    def sources(self, clip: Clip, split: str = "test") -> tuple[Path | None, Path | str | None]:
+        """Media files of a clip (for thumbnails)."""
+        return self.manifest(split).resolve(clip)
+
+    def _lengths(self, dataset: ClipDataset) -> list[int]:
+        if self.bucket == 1:
+            return [1] * len(dataset)
+        reader = dataset.reader
+        return estimate_lengths(dataset.manifest, reader.sources, self.backbone.processor, self.budget, self.max_pixels)
+
+    def _loader_options(self) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": Collator(self.builder.pad_id),
+            "pin_memory": on_gpu,
+            "persistent_workers": False,
+            "prefetch_factor": 4 if self.num_workers else None,
+        }

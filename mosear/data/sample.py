@@ -1,0 +1,253 @@
+"""From a clip and its media to token ids, roles, positions and labels; and from samples to a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mosear.backbones.media import AudioInput, EncodedAudio, EncodedVideo, MediaBatch, VideoInput
+from mosear.data.media_processor import audio_token_count
+from mosear.roles import TokenRole, token_roles
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+    from mosear.backbones.families.base import OmniFamily
+    from mosear.data.clip import Clip
+    from mosear.data.prompt import Prompt
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One unpadded sequence.
+
+    Attributes:
+        clip: where it came from.
+        input_ids: ``[L]``; the prompt, then the answer when there is one.
+        position_ids: ``[3, L]``.
+        roles: ``[L]`` :class:`TokenRole`.
+        transcript: ``[L]`` bool, True on tokens of the transcript line.
+        labels: ``[L]``; answer tokens and the end token at their own places, else ``IGNORE``.
+        prompt_length: tokens before the answer.
+        media: the clip's media.
+    """
+
+    clip: Clip
+    input_ids: Tensor
+    position_ids: Tensor
+    roles: Tensor
+    transcript: Tensor
+    labels: Tensor
+    prompt_length: int
+    media: MediaBatch
+
+
+@dataclass(frozen=True)
+class OmniBatch:
+    """Left-padded samples. Shapes as in :class:`Sample` with a batch dimension (``position_ids [3, B, L]``)."""
+
+    clips: list[Clip]
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    roles: Tensor
+    transcript: Tensor
+    labels: Tensor
+    prompt_mask: Tensor
+    media: MediaBatch
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> OmniBatch:
+        """Move to ``device`` (Lightning calls this)."""
+        return self._map(
+            lambda t: t.to(device, non_blocking=non_blocking), self.media.to(device, non_blocking=non_blocking)
+        )
+
+    def pin_memory(self) -> OmniBatch:
+        """Pin for asynchronous copies (the DataLoader calls this)."""
+        return self._map(lambda t: t.pin_memory(), self.media.pin_memory())
+
+    def _map(self, fn: Callable[[Tensor], Tensor], media: MediaBatch) -> OmniBatch:
+        tensors: dict[str, Any] = {k: fn(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, media=media, **tensors)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def hidden_keys(self, *modalities: str) -> Tensor:
+        """``[B, L]`` True on tokens that carry one of ``visual``, ``audio`` or ``text`` (the transcript)."""
+        hidden = torch.zeros_like(self.transcript)
+        for modality in modalities:
+            if modality == "text":
+                hidden = hidden | self.transcript
+            elif modality in ("visual", "audio"):
+                hidden = hidden | (self.roles == int(TokenRole[modality.upper()]))
+            else:
+                raise ValueError(f"Unknown modality {modality!r}. Use 'visual', 'audio' or 'text'.")
+        return hidden
+
+
+class SampleBuilder:
+    """Builds samples with the real processor's own components.
+
+    The processor's parts are called one by one instead of through ``processor(...)`` so that encoder outputs from the
+    cache can stand in for decoded media: the placeholders are expanded by the same code from the same counts (a test
+    compares both).
+
+    Args:
+        processor: the checkpoint's processor.
+        family: the backbone's family.
+        prompt: what to ask.
+        interleave: put the audio track inside the video's span when a clip has both.
+        max_tokens: longest sequence allowed. Longer ones are an error that names the clip: media spans are never cut.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        family: OmniFamily,
+        prompt: Prompt,
+        *,
+        interleave: bool = False,
+        max_tokens: int = 8192,
+    ) -> None:
+        self.processor = processor
+        self.family = family
+        self.prompt = prompt
+        self.interleave = interleave
+        self.max_tokens = max_tokens
+        self.end_id = processor.tokenizer.eos_token_id
+        self.pad_id = processor.tokenizer.pad_token_id
+
+    def build(self, clip: Clip, media: MediaBatch, *, answer: str | None = None) -> Sample:
+        """Assemble one sample; with ``answer`` (a label) its tokens and the end token follow the prompt."""
+        video = media.videos[0] if media.videos else None
+        audio = media.audios[0] if media.audios else None
+        interleaved = self.interleave and video is not None and audio is not None
+        text, span = self._expanded_prompt(clip.text, video, audio, interleaved)
+        encoded = self.processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        prompt_ids = encoded["input_ids"]
+        answer_ids = self.answer_ids(answer) if answer is not None else []
+        ids = torch.tensor(prompt_ids + answer_ids)
+        if len(ids) > self.max_tokens:
+            raise ValueError(
+                f"Clip {clip.id!r} needs {len(ids)} tokens, more than max_tokens={self.max_tokens}. Lower num_frames, "
+                "max_pixels or max_seconds, or raise max_tokens."
+            )
+        inside = [start >= span[0] and end <= span[1] and end > start for start, end in encoded["offset_mapping"]]
+        sample = Sample(
+            clip=clip,
+            input_ids=ids,
+            position_ids=self.family.position_ids(
+                ids,
+                [(video.grid, video.seconds_per_grid)] if video else [],
+                [_mel_frames(audio)] if audio else [],
+                audio_in_video=interleaved,
+            ),
+            roles=token_roles(ids, None, audio_ids=self.family.audio_ids, visual_ids=self.family.visual_ids),
+            transcript=torch.tensor(inside + [False] * len(answer_ids)),
+            labels=torch.tensor([IGNORE] * len(prompt_ids) + answer_ids),
+            prompt_length=len(prompt_ids),
+            media=media,
+        )
+        self._check_counts(sample)
+        return sample
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Tokens of an answer, with the end token."""
+        return [*self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def _expanded_prompt(
+        self, text: str | None, video: Any, audio: Any, interleaved: bool
+    ) -> tuple[str, tuple[int, int]]:
+        """Chat text with as many placeholders as there are features, and the character span of the transcript line."""
+        processor = self.processor
+        text = _without_special_tokens(text, processor.tokenizer)
+        messages = self.prompt.messages(
+            video=video is not None, audio=audio is not None, text=text, interleave=self.interleave
+        )
+        chat = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        audio_tokens = [_audio_tokens(processor, audio)] if audio is not None else []
+        videos = []
+        if video is not None:
+            videos.append(
+                processor.replace_video_token(
+                    {"video_grid_thw": video.grid[None], "video_second_per_grid": [video.seconds_per_grid]},
+                    video_idx=0,
+                    processed_audio={"num_audio_tokens": audio_tokens},
+                    video_to_audio_indices=[0 if interleaved else None],
+                    load_audio_from_video=interleaved,
+                    seconds_per_chunk=processor.seconds_per_chunk,
+                    position_id_per_seconds=processor.position_id_per_seconds,
+                )
+            )
+        audios = [processor.audio_token * count for count in audio_tokens] if not interleaved else []
+        expanded = processor.get_text_with_replacements([chat], [], videos, audios)[0][0]
+        user_text, (start, end) = self.prompt.user_text(text)
+        offset = expanded.rindex(user_text)
+        return expanded, (offset + start, offset + end)
+
+    def _check_counts(self, sample: Sample) -> None:
+        """Placeholders must equal features: the 'features and tokens do not match' error, but with the clip's name."""
+        for kind, role, items in (
+            ("video", TokenRole.VISUAL, sample.media.videos),
+            ("audio", TokenRole.AUDIO, sample.media.audios),
+        ):
+            placeholders = int((sample.roles == int(role)).sum())
+            features = sum(self._feature_count(item) for item in items)
+            if placeholders != features:
+                raise ValueError(
+                    f"Clip {sample.clip.id!r}: {placeholders} {kind} placeholders in the prompt but {features} {kind} "
+                    "features. The processor and the weights are probably from different checkpoints."
+                )
+
+    def _feature_count(self, item: Any) -> int:
+        if isinstance(item, EncodedVideo | EncodedAudio):
+            return item.features.shape[0]
+        if isinstance(item, VideoInput):
+            return int(item.grid.prod()) // self.processor.video_processor.merge_size**2
+        return _audio_tokens(self.processor, item)
+
+
+def collate(samples: Sequence[Sample], pad_id: int) -> OmniBatch:
+    """Left-pad samples into a batch, so that every prompt ends in the same column and generation can follow."""
+    length = max(len(s.input_ids) for s in samples)
+
+    def pad(rows: list[Tensor], value: int | bool) -> Tensor:
+        return torch.stack([torch.nn.functional.pad(row, (length - row.shape[-1], 0), value=value) for row in rows])
+
+    return OmniBatch(
+        clips=[s.clip for s in samples],
+        input_ids=pad([s.input_ids for s in samples], pad_id),
+        attention_mask=pad([torch.ones_like(s.input_ids) for s in samples], 0),
+        position_ids=pad([s.position_ids for s in samples], 1).transpose(0, 1).contiguous(),
+        roles=pad([s.roles for s in samples], int(TokenRole.PAD)),
+        transcript=pad([s.transcript for s in samples], False),
+        labels=pad([s.labels for s in samples], IGNORE),
+        prompt_mask=pad([torch.arange(len(s.input_ids)) < s.prompt_length for s in samples], False),
+        media=MediaBatch([v for s in samples for v in s.media.videos], [a for s in samples for a in s.media.audios]),
+    )
+
+
+def _mel_frames(audio: AudioInput | EncodedAudio) -> int:
+    return audio.mel.shape[-1] if isinstance(audio, AudioInput) else audio.mel_frames
+
+
+def _audio_tokens(processor: ProcessorMixin, audio: AudioInput | EncodedAudio) -> int:
+    if isinstance(audio, EncodedAudio):
+        return audio.features.shape[0]
+    return audio_token_count(processor, audio.mel.shape[-1])
+
+
+def _without_special_tokens(text: str | None, tokenizer: Any) -> str | None:
+    """A transcript is data: special tokens spelled out in it (``<|im_end|>``) are broken up, never interpreted."""
+    if not text:
+        return None
+    for token in tokenizer.get_added_vocab():  # not `all_special_tokens`, which lacks <|im_start|>
+        text = text.replace(token, token[:1] + " " + token[1:])
+    return text

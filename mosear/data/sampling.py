@@ -1,0 +1,81 @@
+"""Batches of like length: a shuffled order in which clips of similar token count meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class BucketBatchSampler(Sampler[list[int]]):
+    """Batches of indices, grouped by token count.
+
+    Per epoch: shuffle, cut into mega-batches of ``bucket * batch_size`` clips, sort each by length, cut into batches,
+    shuffle the batches. A pure function of (seed, epoch), the same on every process; process ``rank`` takes every
+    ``world_size``-th batch.
+
+    Args:
+        lengths: tokens per clip.
+        batch_size: clips per batch and process.
+        seed: of the order.
+        bucket: mega-batch size in batches; 1 turns grouping off.
+        drop_last: leave out an incomplete last batch. Without it the last batch is filled up with clips from the
+            epoch's start, so
+            that all processes take the same number of steps.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        bucket: int = 50,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or bucket < 1:
+            raise ValueError(f"batch_size={batch_size} and bucket={bucket} must be at least 1.")
+        if len(lengths) < 1:
+            raise ValueError("There are no clips to sample from. Check the manifest's path, split and subset.")
+        if drop_last and len(lengths) < batch_size * world_size:
+            raise ValueError(
+                f"{len(lengths)} clips give no complete batch of {batch_size} on {world_size} process(es). "
+                "Lower batch_size."
+            )
+        self.lengths = np.asarray(lengths)
+        self.batch_size, self.seed, self.bucket, self.drop_last = batch_size, seed, bucket, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order (Lightning calls this)."""
+        self.epoch = epoch
+
+    @property
+    def sampler(self) -> BucketBatchSampler:
+        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler``, never on the batch sampler."""
+        return self
+
+    def __len__(self) -> int:
+        per_step = self.batch_size * self.world_size
+        return len(self.lengths) // per_step if self.drop_last else -(-len(self.lengths) // per_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.all_batches()[self.rank :: self.world_size]:
+            yield batch.tolist()
+
+    def all_batches(self) -> np.ndarray:
+        """``[steps * world_size, batch_size]`` indices of the whole epoch."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        total = len(self) * self.world_size * self.batch_size
+        order = np.resize(order, total)  # cuts, or repeats from the start
+        mega = self.bucket * self.batch_size
+        parts = [order[start : start + mega] for start in range(0, total, mega)]
+        grouped = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
+        return rng.permutation(grouped.reshape(-1, self.batch_size), axis=0)
