@@ -116,6 +116,10 @@ def label_log_probs(
             f"Label scoring needs boolean masks, which attn_implementation={implementation!r} cannot take. Load with "
             "attn_implementation='sdpa'."
         )
+    if backbone.language_model.training and getattr(backbone.language_model, "gradient_checkpointing", False):
+        raise ValueError(
+            "Label scoring needs the KV cache, which gradient checkpointing drops: put the model in eval mode."
+        )
     hidden_keys = batch.hidden_keys(*hide) if hide else None
     mask = batch.attention_mask if hidden_keys is None else causal_mask(batch.attention_mask, hidden_keys)
     embeds, extra = backbone.embed(batch.input_ids, batch.media)

@@ -78,7 +78,7 @@ def summarise(
         summary[name] = interval.mean if interval else None
         summary[f"{name}_interval"] = _bounds(interval) if interval else None
     summary["controls"], summary["control_intervals"] = {}, {}
-    for control, hits in _control_correctness(groups, labels).items():
+    for control, hits in control_correctness(groups, labels).items():
         intervals = _score(hits, seed=seed, n_boot=n_boot)
         intervals.pop(GAP, None)
         summary["controls"][control] = {name: interval.mean for name, interval in intervals.items()}
@@ -100,7 +100,7 @@ def _score(correct: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict
     return scored
 
 
-def _control_correctness(
+def control_correctness(
     groups: Mapping[str, Sequence[PredictionRow]], labels: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """``{control: {subset: [N] correctness}}`` for every control whose readings the rows carry."""

@@ -1,0 +1,1 @@
+"""Tuning of adapters on a frozen backbone."""

@@ -1,0 +1,256 @@
+"""The LightningModule: a frozen backbone with an adapter, trained on answers and evaluated on labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from mosear.backbones.media import MediaBatch
+from mosear.data.cache import FeatureCache
+from mosear.data.clip import Clip
+from mosear.data.dataset import BadClip, ClipBatch
+from mosear.data.prompt import Prompt
+from mosear.data.sample import OmniBatch
+from mosear.evaluation.answering import Answering
+from mosear.evaluation.generation import generate_text
+from mosear.evaluation.parsing import parse_answer
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
+from mosear.training.loss import answer_loss
+from mosear.training.optim import Tuning, build_optimiser, build_schedule
+
+if TYPE_CHECKING:
+    from mosear.backbones.backbone import OmniBackbone
+
+
+class EmotionTuner(LightningModule):
+    """Tunes and evaluates one backbone.
+
+    Args:
+        backbone: frozen; if ``network`` is given, its model carries the adapter's layers.
+        network: the PEFT model around ``backbone.model``, or ``backbone.model`` itself.
+        prompt: names the candidate labels.
+        tuning: optimiser and schedule.
+        answering: how answers are read in evaluation.
+        cache: where encoder outputs of uncached clips go.
+        run: constant columns of the predictions (benchmark, model, steering, seed).
+    """
+
+    strict_loading = False  # checkpoints hold trainable weights alone; on_load_checkpoint asserts it
+
+    def __init__(
+        self,
+        backbone: OmniBackbone,
+        network: nn.Module,
+        prompt: Prompt,
+        tuning: Tuning,
+        answering: Answering,
+        cache: FeatureCache | None = None,
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.network = backbone, network
+        self.prompt, self.tuning, self.answering, self.cache = prompt, tuning, answering, cache
+        self.run = dict(run or {"benchmark": "none", "model": "tuned"})
+        self.trie = LabelTrie.of(prompt.labels, backbone.processor.tokenizer)
+        self.rows: list[PredictionRow] = []
+        self._validation: list[tuple[str, bool, float]] = []
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Adapters train (their dropout is on); the frozen towers stay in evaluation mode."""
+        self.network.train()
+        self.backbone.towers_eval()
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the answer tokens."""
+        assert batch.data is not None, "training replaces bad clips, so a batch is never empty"
+        data = self.encoded(batch)
+        embeds, extra = self.backbone.embed(data.input_ids, data.media)
+        if getattr(self.backbone.language_model, "gradient_checkpointing", False):
+            embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
+        hidden = self.backbone.hidden_states(embeds, data.attention_mask, data.position_ids, **extra)
+        total, count = answer_loss(hidden, self.backbone.lm_head, data.labels)
+        loss = total / count
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(data))
+        return loss
+
+    def encoded(self, batch: ClipBatch) -> OmniBatch:
+        """The batch with encoded media; what was missing from the cache is written to it."""
+        assert batch.data is not None
+        media = self.backbone.encode(batch.data.media)
+        if self.cache is not None and any(batch.cache_names):
+            for name, own in zip(batch.cache_names, split_media(media, batch.data), strict=True):
+                if name is not None:
+                    self.cache.put(name, own)
+        return replace(batch.data, media=media)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a per-step schedule over the trainable parameters."""
+        self._refuse_adapted_towers()
+        optimiser = build_optimiser(self.parameters(), self.tuning)
+        schedule = build_schedule(optimiser, self.tuning, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _refuse_adapted_towers(self) -> None:
+        """A tower runs without gradients and its outputs are cached: weights in it would never train."""
+        towers = tuple(f"{path}." for path in self.backbone.family.tower_paths)
+        inside = [name for name in trained_names(self.backbone.model) if name.startswith(towers)]
+        if inside:
+            raise ValueError(
+                f"The adapter put {len(inside)} trainable tensors into the frozen towers (the first: {inside[0]}). "
+                "PEFT may match more than target_modules says; set adapter.exclude_modules='.*(audio_tower|visual).*'."
+            )
+
+    # -- evaluation -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Negative log-probability of the right label among the candidates, and whether it comes first."""
+        self._validation += [(bad.clip.subset, False, float("nan")) for bad in batch.bad]
+        if batch.data is None:
+            return
+        data = self.encoded(batch)
+        log_probs = label_log_probs(self.backbone, data, self.trie).log_softmax(-1).cpu()
+        for clip, row in zip(data.clips, log_probs, strict=True):
+            gold = self.prompt.labels.index(gold_label(clip))
+            self._validation.append((clip.subset, int(row.argmax()) == gold, -float(row[gold])))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/loss`` and ``val/accuracy``, per subset too where there are several."""
+        results, self._validation = gathered(self._validation), []
+        if not results:
+            return
+        scored = [loss for _, _, loss in results if loss == loss]
+        self.log("val/loss", sum(scored) / max(1, len(scored)), prog_bar=True)
+        self.log("val/accuracy", sum(ok for _, ok, _ in results) / len(results), prog_bar=True)
+        subsets = sorted({subset for subset, _, _ in results})
+        for subset in subsets if len(subsets) > 1 else []:
+            own = [ok for name, ok, _ in results if name == subset]
+            self.log(f"val/{subset}/accuracy", sum(own) / len(own))
+
+    def on_test_epoch_start(self) -> None:
+        """Start a fresh table of predictions."""
+        self.rows = []
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Answer every clip; a clip with bad media is a row without a prediction, so it counts as wrong."""
+        self.rows += [self.bad_row(bad) for bad in batch.bad]
+        if batch.data is not None:
+            self.rows += self.answer(self.encoded(batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Every process has answered its share of the clips; each gets all rows, in one order."""
+        self.rows = sorted(gathered(self.rows), key=lambda row: (row.subset, row.id))
+
+    def answer(self, data: OmniBatch) -> list[PredictionRow]:
+        """Predictions for a batch with encoded media."""
+        log_probs = label_log_probs(self.backbone, data, self.trie)
+        distribution = log_probs.softmax(-1).double().cpu()
+        texts: list[str | None] = [None] * len(data)
+        if self.answering.method == "generate":
+            texts = list(generate_text(self.backbone, data, max_new_tokens=self.answering.max_new_tokens))
+        readings: dict[str, Tensor] = {}
+        if self.answering.readings:
+            found = unimodal_distributions(self.backbone, data, self.trie)
+            readings = {f"p_{name}": value.double().cpu() for name, value in found.items()}
+        rows = []
+        for index, clip in enumerate(data.clips):
+            prediction, reason = self._read(texts[index], distribution[index])
+            own: dict[str, Any] = {
+                name: value[index].tolist() for name, value in readings.items() if not value[index].isnan().any()
+            }
+            rows.append(
+                PredictionRow(
+                    id=clip.id,
+                    subset=clip.subset,
+                    split=clip.split,
+                    label=gold_label(clip),
+                    prediction=prediction,
+                    unparsed_reason=reason,
+                    answer_text=texts[index],
+                    distribution=distribution[index].tolist(),
+                    video=clip.video,
+                    text=clip.text,
+                    **own,
+                    **self.run,
+                )
+            )
+        return rows
+
+    def _read(self, text: str | None, distribution: Tensor) -> tuple[str | None, str | None]:
+        if self.answering.method == "score":
+            return self.prompt.labels[int(distribution.argmax())], None
+        parsed = parse_answer(text or "", self.prompt.labels)
+        return parsed.label, parsed.reason
+
+    def bad_row(self, bad: BadClip) -> PredictionRow:
+        """The row of a clip that could not be read."""
+        clip = bad.clip
+        return PredictionRow(
+            id=clip.id,
+            subset=clip.subset,
+            split=clip.split,
+            label=gold_label(clip),
+            prediction=None,
+            unparsed_reason=f"bad media: {bad.cause}",
+            video=clip.video,
+            text=clip.text,
+            **self.run,
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def trainable_names(self) -> set[str]:
+        """Names of the parameters that train: all that a checkpoint holds."""
+        return set(trained_names(self))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights never enter a checkpoint."""
+        keep = self.trainable_names()
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in keep}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Only frozen keys may be missing, and nothing may be foreign."""
+        found, expected = set(checkpoint["state_dict"]), self.trainable_names()
+        if found != expected:
+            raise ValueError(
+                f"The checkpoint does not fit this adapter: {len(expected - found)} trainable tensors are missing "
+                f"({', '.join(sorted(expected - found)[:3])}), {len(found - expected)} are unknown "
+                f"({', '.join(sorted(found - expected)[:3])}). Resume with the adapter settings of the original run."
+            )
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that train."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def split_media(media: MediaBatch, data: OmniBatch) -> list[MediaBatch]:
+    """Per clip, its own part of a flat media batch (a clip has the kinds of media that its tokens show)."""
+    videos, audios = iter(media.videos), iter(media.audios)
+    has_visual, has_audio = data.hidden_keys("visual").any(1).tolist(), data.hidden_keys("audio").any(1).tolist()
+    return [
+        MediaBatch([next(videos)] if visual else [], [next(audios)] if audio else [])
+        for visual, audio in zip(has_visual, has_audio, strict=True)
+    ]
+
+
+def gathered(own: list[Any]) -> list[Any]:
+    """The lists of all processes, joined (just ``own`` on a single one)."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return own
+    parts: list[list[Any] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, own)
+    return [entry for part in parts for entry in part or []]
+
+
+def gold_label(clip: Clip) -> str:
+    """The label, which every clip of a labelled manifest has (the data module checks it)."""
+    assert clip.label is not None
+    return clip.label
