@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: env ## fine-tune the embedded tiny omni with LoRA (ARGS='key=value ...' overrides)
-	$(BIN)/python train.py +experiment=lora $(ARGS)
+train: env ## tune and test the embedded backbone, write a report (ARGS="key=value ..." overrides)
+	$(BIN)/python train.py +experiment=mosear $(ARGS)
 
 test: env ## run the fast tests
 	$(BIN)/python -m pytest $(ARGS)

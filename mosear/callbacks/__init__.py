@@ -1,0 +1,7 @@
+"""Lightning callbacks."""
+
+from mosear.callbacks.adapter_checkpoint import AdapterCheckpoint
+from mosear.callbacks.quarantine import QuarantineLog
+from mosear.callbacks.throughput import Throughput
+
+__all__ = ["AdapterCheckpoint", "QuarantineLog", "Throughput"]

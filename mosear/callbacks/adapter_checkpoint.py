@@ -1,0 +1,67 @@
+"""Saves the adapter in PEFT's own format while training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from peft import PeftModel
+
+
+class AdapterCheckpoint(Callback):
+    """Keeps ``directory`` at the chosen adapter: loads with plain ``PeftModel.from_pretrained``.
+
+    Args:
+        directory: the adapter's directory; it is replaced as a whole.
+        select: ``best`` = lowest ``monitor`` on validation data (the last one if nothing was validated); ``last`` = the
+            end.
+        monitor: what ``best`` means; lower is better.
+    """
+
+    def __init__(self, directory: str, *, select: Literal["best", "last"] = "best", monitor: str = "val/loss") -> None:
+        if select not in ("best", "last"):
+            raise ValueError(f"select={select!r} must be 'best' or 'last'.")
+        self.directory, self.select, self.monitor = Path(directory), select, monitor
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save when validation improved."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if self.select != "best" or trainer.sanity_checking or value is None or trainer.state.fn != "fit":
+            return
+        if self.best is None or float(value) < self.best:
+            self.best = float(value)
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last state if it is wanted, or if nothing was ever validated."""
+        if self.select == "last" or self.best is None:
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write next to the target, then swap: a reader never sees half an adapter."""
+        if not trainer.is_global_zero:
+            return
+        staging = self.directory.with_name(self.directory.name + ".new")
+        shutil.rmtree(staging, ignore_errors=True)
+        assert isinstance(pl_module.network, PeftModel), "only adapters are saved; the backbone is frozen"
+        pl_module.network.save_pretrained(staging)
+        (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        old = self.directory.with_name(self.directory.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.directory.exists():
+            os.replace(self.directory, old)
+        os.replace(staging, self.directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The best value so far, so that a resumed run does not overwrite a better adapter."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Restore the best value."""
+        self.best = state_dict["best"]

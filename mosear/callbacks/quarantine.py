@@ -1,0 +1,55 @@
+"""Lists every clip whose media could not be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from mosear.data.dataset import ClipBatch
+
+log = logging.getLogger(__name__)
+
+
+class QuarantineLog(Callback):
+    """Appends each bad clip once to a JSONL file: id, split, cause, message.
+
+    Args:
+        path: the file; it appears with the first bad clip.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.seen: set[tuple[str, str]] = set()
+
+    def record(self, batch: ClipBatch) -> None:
+        """Write the bad clips of a batch that are not listed yet."""
+        for bad in batch.bad:
+            if (key := (bad.clip.split, bad.clip.id)) in self.seen:
+                continue
+            self.seen.add(key)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            row = {"id": bad.clip.id, "split": bad.clip.split, "cause": bad.cause, "message": bad.message}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            log.warning("Quarantined clip %s (%s): %s", bad.clip.id, bad.clip.split, bad.message)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Training."""
+        self.record(batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Validation."""
+        self.record(batch)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Test."""
+        self.record(batch)

@@ -1,0 +1,143 @@
+"""From a validated config to live objects."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel, get_peft_model
+
+from mosear.training.module import EmotionTuner
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mosear.backbones.backbone import OmniBackbone
+    from mosear.data.datamodule import ClipDataModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Assembly:
+    """What a run works with."""
+
+    cfg: DictConfig
+    run_dir: Path
+    backbone: OmniBackbone
+    data: ClipDataModule
+    trainer: Trainer
+    callbacks: list[Callback]
+
+
+def assemble(cfg: DictConfig) -> Assembly:
+    """Seed, save the resolved config, prepare the data, load the backbone, build the trainer."""
+    _quiet_libraries()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+    if cfg.data.prepare is not None:
+        instantiate(cfg.data.prepare)()
+    log.info("Loading backbone %s", cfg.backbone.name)
+    backbone = instantiate(cfg.backbone)
+    # Partial first: Hydra would take a dataclass among the arguments for a config.
+    data = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone, prepare=None)
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    logger = instantiate(cfg.logger) if cfg.logger is not None else False
+    trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")(logger=logger, callbacks=callbacks)
+    return Assembly(cfg, run_dir, backbone, data, trainer, callbacks)
+
+
+def add_adapter(backbone: OmniBackbone, cfg: DictConfig) -> PeftModel:
+    """Inject a fresh adapter into the backbone."""
+    config = instantiate(cfg.adapter, _convert_="all")
+    config.base_model_name_or_path = backbone.name
+    model = get_peft_model(backbone.model, config)
+    config.base_model_name_or_path = backbone.name  # PEFT puts the local path there, which means nothing elsewhere
+    return model
+
+
+def load_adapter(backbone: OmniBackbone, directory: str | Path) -> PeftModel:
+    """Inject a trained adapter.
+
+    Raises:
+        ValueError: if it was trained on another backbone.
+    """
+    from peft import PeftConfig
+
+    trained_on = PeftConfig.from_pretrained(directory).base_model_name_or_path
+    if trained_on != backbone.name:
+        raise ValueError(
+            f"The adapter in {directory} was trained on {trained_on!r}, not on {backbone.name!r}. "
+            f"Choose the backbone it belongs to (backbone.name={trained_on})."
+        )
+    model = PeftModel.from_pretrained(backbone.model, str(directory))
+    return model.eval()
+
+
+def build_tuner(parts: Assembly, network: nn.Module, model: str) -> EmotionTuner:
+    """The LightningModule around ``network``; ``model`` (``zero_shot`` or ``tuned``) goes into its predictions."""
+    cfg = parts.cfg
+    run = {"benchmark": cfg.benchmark.name, "model": model, "steering": cfg.steering.name, "seed": int(cfg.seed)}
+    return EmotionTuner(
+        parts.backbone,
+        network,
+        parts.data.prompt,
+        instantiate(cfg.tuning, _convert_="all"),
+        instantiate(cfg.answering, _convert_="all"),
+        cache=parts.data.cache,
+        run=run,
+    )
+
+
+def parameter_counts(network: nn.Module) -> dict[str, int]:
+    """Trainable and frozen parameters."""
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return {"trainable": trainable, "frozen": sum(p.numel() for p in network.parameters()) - trainable}
+
+
+def versions() -> dict[str, str]:
+    """Library versions worth recording."""
+    from importlib.metadata import version
+
+    from mosear import __version__
+
+    names = ("torch", "transformers", "peft", "lightning", "av", "datasets")
+    return {"mosear": __version__, **{name: version(name) for name in names}}
+
+
+def quantity(value: Any) -> str:
+    """A count for people: 1.2 M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def _quiet_libraries() -> None:
+    """Hide messages that ask nothing of the user; everything else stays."""
+    import os
+
+    from transformers.utils import logging as transformers_logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Few loader processes are a choice, short epochs still log their end, a frozen backbone is in eval mode on purpose,
+    # and two libraries call what they themselves, or their dependencies, have deprecated.
+    for message in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",
+        ".*is_gradient_checkpointing. is deprecated.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)

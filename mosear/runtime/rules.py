@@ -1,0 +1,109 @@
+"""Combinations of settings that cannot work, found before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mosear.runtime.validation import Problem, Rule
+
+COMMON_KEYS = (
+    "name", "seed", "data_dir", "run_dir", "zero_shot", "tuning", "answering", "report",
+    "backbone", "adapter", "steering", "data", "benchmark", "trainer", "logger", "callbacks",
+)  # fmt: skip
+TRAIN_KEYS = (*COMMON_KEYS, "resume")
+EVAL_KEYS = (*COMMON_KEYS, "adapter_path", "resume")
+SUPPLIED = {"data": ["backbone"], "trainer": ["logger", "callbacks"]}
+
+
+def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
+    """Small settings objects check themselves; building one costs nothing."""
+    from hydra.utils import instantiate
+
+    for key in ("tuning", "answering", "data.prompt", "data.budget"):
+        try:
+            instantiate(OmegaConf.select(cfg, key), _convert_="all")
+        except Exception as error:  # hydra wraps the class's own ValueError
+            cause = error.__cause__ or error
+            yield Problem(key, "", str(cause), "Correct the value; the class's docstring explains each one.")
+
+
+def steering_is_known(cfg: DictConfig) -> Iterator[Problem]:
+    """Only ``none`` exists so far."""
+    if (name := cfg.steering.name) != "none":
+        yield Problem("steering.name", name, "no such steering policy", "Use steering=none.")
+
+
+def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
+    """The directory given by ``adapter=DIR``."""
+    path = cfg.get("adapter_path")
+    if path is not None and not (Path(path) / "adapter_config.json").is_file():
+        yield Problem(
+            "adapter", path, "not a trained adapter: there is no adapter_config.json",
+            "Give the adapter/ directory of a run, e.g. adapter=outputs/lora/<timestamp>/adapter.",
+        )  # fmt: skip
+
+
+def resume_exists(cfg: DictConfig) -> Iterator[Problem]:
+    """The checkpoint to resume from."""
+    if cfg.resume is not None and not Path(cfg.resume).is_file():
+        yield Problem("resume", cfg.resume, "no such file", "Give a file of an earlier run's checkpoints/ directory.")
+
+
+def manifests_exist(cfg: DictConfig) -> Iterator[Problem]:
+    """User manifests must be there now; the synthetic ones are rendered later."""
+    if cfg.data.get("prepare") is not None:
+        return
+    for key in ("train", "val", "test"):
+        path = cfg.data.get(key)
+        if path is not None and not Path(path).is_file():
+            yield Problem(f"data.{key}", path, "no such file", "Give the path of a .parquet or .jsonl manifest.")
+
+
+def quantisation_fits(cfg: DictConfig) -> Iterator[Problem]:
+    """NF4 weights cannot be partitioned, and flash attention cannot score labels."""
+    if cfg.backbone.get("quantization") == "nf4" and "3" in str(cfg.trainer.get("strategy", "")):
+        yield Problem(
+            "backbone.quantization",
+            "nf4",
+            "4-bit weights cannot be partitioned by ZeRO-3",
+            "Use trainer=ddp or ZeRO-2.",
+        )
+    attention = str(cfg.backbone.get("attn_implementation"))
+    if attention.startswith("flash"):
+        yield Problem(
+            "backbone.attn_implementation", attention, "label scoring and unimodal readings need attention masks",
+            "Use attn_implementation=sdpa (it runs flash kernels where no mask is needed).",
+        )  # fmt: skip
+
+
+def one_device_per_multirun_job(cfg: DictConfig) -> Iterator[Problem]:
+    """Hydra's --multirun and several processes per job do not mix."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and str(cfg.trainer.get("devices")) not in ("1", "[0]"):
+        yield Problem(
+            "trainer.devices", cfg.trainer.get("devices"), "--multirun runs a job in one process",
+            "Start one torchrun per value instead, or set trainer.devices=1.",
+        )  # fmt: skip
+
+
+def best_needs_validation(cfg: DictConfig) -> Iterator[Problem]:
+    """Nothing can be selected on validation data that are not there."""
+    wants = {"checkpoint": "monitor", "adapter": "select"}
+    for name, key in wants.items():
+        node = (cfg.get("callbacks") or {}).get(name)
+        if node is not None and cfg.data.get("val") is None and node.get(key) in ("best", "val/loss"):
+            yield Problem(
+                f"callbacks.{name}.{key}", node.get(key), "needs validation clips, but data.val is null",
+                "Set data.val, or callbacks.adapter.select=last and callbacks.checkpoint.monitor=null.",
+            )  # fmt: skip
+
+
+COMMON_RULES: tuple[Rule, ...] = (settings_are_sound, steering_is_known, manifests_exist, quantisation_fits)
+TRAIN_RULES: tuple[Rule, ...] = (*COMMON_RULES, resume_exists, one_device_per_multirun_job, best_needs_validation)
+EVAL_RULES: tuple[Rule, ...] = (*COMMON_RULES, adapter_exists)

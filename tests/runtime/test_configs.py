@@ -1,0 +1,141 @@
+"""Every shipped config composes and validates; public keys are a golden list, so that a rename is a reviewed event."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.runtime.validation import ConfigError, validate
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+GOLDEN = Path(__file__).with_name("golden_keys.txt")
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hydra")
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """Values for what an option leaves to the user."""
+    manifest = tmp_path / "m.parquet"
+    manifest.touch()
+    return {
+        "backbone=checkpoint": ["backbone.name=/somewhere"],
+        "data=manifest": [f"data.train={manifest}", f"data.val={manifest}"],
+        "benchmark=manifest": [f"benchmark.manifest={manifest}"],
+    }
+
+
+def composed(name: str, *overrides: str, run_dir: str = "/tmp/run") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=[f"run_dir={run_dir}", *overrides])
+
+
+def check(name: str, *overrides: str) -> None:
+    keys, rules = (TRAIN_KEYS, TRAIN_RULES) if name == "train" else (EVAL_KEYS, EVAL_RULES)
+    validate(composed(name, *overrides), rules=rules, allowed_keys=keys, supplied=SUPPLIED)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_experiment_composes_and_validates(name, experiment):
+    check(name, f"+experiment={experiment}")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_option_composes_and_validates(name, option, own_files):
+    check(name, option, *own_files.get(option, []))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
+def test_file_opens_with_its_command(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# (python (train|eval)\.py|torchrun .* train\.py)", lines[0]), lines[0]
+
+
+def public_keys(node, prefix="") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    return [key for name, value in node.items() for key in public_keys(value, f"{prefix}.{name}" if prefix else name)]
+
+
+def test_public_keys_are_the_golden_list():
+    found = []
+    for name in ("train", "eval"):
+        cfg = OmegaConf.to_container(composed(name, "+experiment=mosear"), resolve=False)
+        found += [f"{name}: {key}" for key in sorted(public_keys(cfg))]
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text("\n".join(found) + "\n")
+    assert found == GOLDEN.read_text().split("\n")[:-1], (
+        "A config key appeared, went or was renamed. If that is wanted, run UPDATE_GOLDEN=1 pytest on this file, and "
+        "say so in CHANGELOG.md."
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["adapter.rr=4"], "adapter.rr"),
+        (["+extra=1"], "extra"),
+        (["data.budget.num_frames=many"], "num_frames"),
+        (["data.budget.fps=2"], "exactly one of num_frames and fps"),
+        (["tuning.learning_rate=-1"], "must be positive"),
+        (["answering.method=guess"], "'score' or 'generate'"),
+        (["backbone=checkpoint"], "backbone.name"),
+        (["data=manifest", "data.train=/no/such.parquet", "data.val=/no/such.parquet"], "/no/such.parquet"),
+        (["backbone.attn_implementation=flash_attention_2"], "attn_implementation"),
+        (["backbone.quantization=nf4", "+trainer.strategy=deepspeed_stage_3"], "ZeRO-3"),
+        (["resume=/no/such.ckpt"], "resume"),
+        (["data.val=null"], "validation clips"),
+        (["steering.name=magic"], "steering.name"),
+        (["data.on_bad_media=ignore"], "on_bad_media"),
+    ],
+)
+def test_mistake_is_named_with_a_remedy(overrides, expected):
+    cfg = composed("train")
+    with open_dict(cfg), initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(
+            "train", overrides=["run_dir=/tmp/run", *(f"+{o}" if o == "adapter.rr=4" else o for o in overrides)]
+        )
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+
+
+def test_all_mistakes_come_at_once():
+    cfg = composed(
+        "train", "tuning.learning_rate=-1", "+adapter.rr=4", "resume=/no/such.ckpt", "answering.method=guess"
+    )
+    with pytest.raises(ConfigError) as error:
+        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    for part in ("learning_rate", "adapter.rr", "/no/such.ckpt", "guess"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_help_explains_groups_without_torch(script):
+    code = f"import sys, runpy; sys.argv = ['{script}', '--help']; sys.path.insert(0, '.')\n"
+    code += (
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    start = time.perf_counter()
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert time.perf_counter() - start < 20  # 1 s on an idle laptop; what matters is that torch stays out
+    for group in ("backbone", "adapter", "steering", "data", "benchmark", "trainer"):
+        assert f"{group}:" in run.stdout

@@ -1,0 +1,30 @@
+"""Tune an adapter on a frozen omni-modal backbone: ``python train.py +experiment=mosear``.
+
+``python train.py --help`` explains the options. Heavy imports happen after the command line has been understood.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
+    from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+    from mosear.runtime.validation import ConfigError, validate
+
+    try:
+        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    except ConfigError as error:
+        sys.exit(str(error))
+    from mosear.runtime.flows import train
+
+    return train(cfg)["conflict_mean"]
+
+
+if __name__ == "__main__":
+    main()
