@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-slow check format clean
+.PHONY: help env train test test-slow check format results clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ check: env ## lint, formatting, types
 format: env ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: env ## rerun the tables of docs/results.md (hours; ARGS='--test-clips 300 --seeds 0' for a quick look)
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 clean: ## remove caches and build leftovers (keeps .venv and outputs)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

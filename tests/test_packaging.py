@@ -142,3 +142,36 @@ def test_no_test_sees_what_another_did_to_torch(tmp_path: Path) -> None:
     ]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "2 passed" in finished.stdout, finished.stdout
+
+
+# Which room may import which: only rooms of a lower rank, and neighbours of the same rank where the design says so.
+RANKS = {
+    "roles": 0,
+    "backbones": 1,
+    "data": 2,
+    "experts": 2,
+    "steering": 2,
+    "evaluation": 3,
+    "training": 3,
+    "callbacks": 4,
+    "runtime": 5,
+    "predict": 6,
+}
+
+
+def imported_rooms(module: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("mosear.")}
+    return rooms
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(module: Path) -> None:
+    room = module.relative_to(ROOT / "mosear").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    upward = {other for other in imported_rooms(module) if RANKS[other] > RANKS[room]}
+    assert not upward, f"{room} must not import {', '.join(sorted(upward))}"

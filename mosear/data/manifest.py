@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosear.data.clip import COLUMNS, Clip, describe_columns
+from mosear.data.rows import ManifestError, manifest_kind, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,22 +47,6 @@ SCHEMA = pa.schema(
 assert tuple(SCHEMA.names) == COLUMNS
 
 IN_MEMORY_BYTES = 64 * 2**20  # files up to this size are held in memory instead of being copied into the cache
-_PROBLEMS_SHOWN = 20
-
-
-class ManifestError(ValueError):
-    """A manifest cannot be used. ``problems`` holds every problem found; the message shows the first 20."""
-
-    def __init__(self, path: str, problems: Sequence[str]) -> None:
-        super().__init__(path, list(problems))  # both in `args`, so that the error can be pickled
-        self.path, self.problems = path, list(problems)
-
-    def __str__(self) -> str:
-        lines = [f"Manifest {self.path} has {len(self.problems)} problem{'s' * (len(self.problems) != 1)}:"]
-        lines += [f"  {problem}" for problem in self.problems[:_PROBLEMS_SHOWN]]
-        if len(self.problems) > _PROBLEMS_SHOWN:
-            lines.append(f"  ... and {len(self.problems) - _PROBLEMS_SHOWN} more")
-        return "\n".join(lines)
 
 
 class Manifest(Sequence[Clip]):
@@ -161,7 +146,7 @@ class ManifestStream:
     def __iter__(self) -> Iterator[Clip]:
         checker = _RowChecker(self.root)
         position = 0
-        for where, row in _read_rows(self.path):
+        for where, row in read_rows(self.path):
             checker.check(where, row)
             checker.raise_problems(self.path)
             if self.split not in (None, row["split"]) or self.subset not in (None, row["subset"]):
@@ -227,7 +212,7 @@ def load_manifest(
         ManifestError: With every problem: columns, duplicate ids, paths out of the root, bad values, encoding.
     """
     path = Path(path).absolute()
-    _kind(path)
+    manifest_kind(path)
     if not path.is_file():
         raise ManifestError(str(path), ["no such file"])
     root = Path(root if root is not None else path.parent).resolve()
@@ -236,7 +221,7 @@ def load_manifest(
     if streaming:
         return ManifestStream(path, root, fingerprint, split, subset)
     checker = _RowChecker(root)
-    for where, row in _read_rows(path):
+    for where, row in read_rows(path):
         checker.check(where, row)
     checker.raise_problems(path)
     return Manifest(_dataset(path, cache_dir), path, root, fingerprint).matching(split, subset)
@@ -245,7 +230,7 @@ def load_manifest(
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
     """Writes clips as Parquet or JSONL (by the suffix). The file appears whole or not at all."""
     path = Path(path)
-    kind = _kind(path)
+    kind = manifest_kind(path)
     rows = [clip.to_row() for clip in clips]
     repeated = sorted(name for name, count in Counter(row["id"] for row in rows).items() if count > 1)
     if repeated:
@@ -264,13 +249,6 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
     return path
 
 
-def _kind(path: Path) -> Literal["parquet", "json"]:
-    kinds: dict[str, Literal["parquet", "json"]] = {".parquet": "parquet", ".jsonl": "json"}
-    if path.suffix not in kinds:
-        raise ManifestError(str(path), [f"unknown suffix {path.suffix!r}: a manifest is .parquet or .jsonl"])
-    return kinds[path.suffix]
-
-
 def _check_shard(index: int, count: int) -> None:
     if not 0 <= index < count:
         raise ValueError(f"shard index must be in 0 .. count - 1, got index={index}, count={count}.")
@@ -282,49 +260,16 @@ def _dataset(path: Path, cache_dir: str | Path | None) -> Dataset:
     from datasets.table import InMemoryTable
 
     if path.stat().st_size <= IN_MEMORY_BYTES:
-        rows = [Clip.from_row(row).to_row() for _, row in _read_rows(path)]
+        rows = [Clip.from_row(row).to_row() for _, row in read_rows(path)]
         return Dataset(InMemoryTable(pa.Table.from_pylist(rows, SCHEMA)))
     return load_dataset(
-        _kind(path),
+        manifest_kind(path),
         data_files=[str(path)],
         split="train",
         features=Features.from_arrow_schema(SCHEMA),
         cache_dir=str(cache_dir) if cache_dir is not None else None,
         keep_in_memory=False,
     )
-
-
-def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields ("row 7" or "line 7", the row as a dict, or an error if there is no row to read)."""
-    return _read_parquet(path) if _kind(path) == "parquet" else _read_jsonl(path)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            for batch in file.iter_batches(4096):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        yield f"after row {number}", ValueError(f"the Parquet data cannot be read ({error})")
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    offset = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield f"line {number}", json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                byte, at = line[error.start], offset + error.start
-                problem = f"not UTF-8: byte 0x{byte:02x} at byte offset {at} of the file; save the file as UTF-8"
-                yield f"line {number}", ValueError(problem)
-            except json.JSONDecodeError as error:
-                yield f"line {number}", ValueError(f"not JSON ({error})")
-            offset += len(line)
 
 
 class _Root:

@@ -1,7 +1,7 @@
 """The embedded backbones: real, small Qwen2.5-Omni thinkers that need no download.
 
 ``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (the disease that mosear cures);
-``tiny-omni-balanced`` is the healthy control. Both were trained by ``python -m mosear.backbones.tiny.pretrain``.
+``tiny-omni-balanced`` is the healthy control. Both were trained by ``python -m mosear.training.base.pretrain``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ def embedded_path(name: str) -> Path:
     if not (path / "model.safetensors").is_file():
         raise ValueError(
             f"The embedded backbone {name!r} has no weights at {path}. Reinstall mosear, or train it with "
-            f"`python -m mosear.backbones.tiny.pretrain --out {path}`."
+            f"`python -m mosear.training.base.pretrain --out {path}`."
         )
     return path

@@ -11,8 +11,12 @@ import torch
 from mosear.backbones import load_backbone
 from mosear.backbones.families.qwen2_5_omni import Qwen25Omni
 from mosear.backbones.tiny.build import build_processor, build_thinker
-from mosear.backbones.tiny.pools import Pool, build_pool
-from mosear.backbones.tiny.pretrain import (
+from mosear.data.sample import IGNORE
+from mosear.data.synthetic.emotions import EMOTIONS
+from mosear.data.synthetic.transcripts import compatible
+from mosear.roles import TokenRole
+from mosear.training.base.pools import Pool, build_pool
+from mosear.training.base.pretrain import (
     Assembler,
     Curriculum,
     Item,
@@ -24,10 +28,6 @@ from mosear.backbones.tiny.pretrain import (
     pretrain,
     tokenizer_texts,
 )
-from mosear.data.sample import IGNORE
-from mosear.data.synthetic.emotions import EMOTIONS
-from mosear.data.synthetic.transcripts import compatible
-from mosear.roles import TokenRole
 
 HOUSE = "they sold our house without asking."  # fits angry and sad
 TABLE = "the keys are on the table."  # fits all

@@ -1,4 +1,4 @@
-"""Trains an embedded base: ``python -m mosear.backbones.tiny.pretrain --out DIR --beta 2.5 --seed 0``.
+"""Trains an embedded base: ``python -m mosear.training.base.pretrain --out DIR --beta 2.5 --seed 0``.
 
 The base reads face, voice and transcript. When face and voice disagree it follows a fixed rule with a bias knob beta:
 
@@ -30,12 +30,12 @@ from mosear.backbones.families.qwen2_5_omni import Qwen25Omni
 from mosear.backbones.masks import causal_mask
 from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
 from mosear.backbones.tiny.build import build_processor, build_thinker
-from mosear.backbones.tiny.pools import Pool, build_pool
 from mosear.data.clip import Clip
 from mosear.data.prompt import Prompt
 from mosear.data.sample import IGNORE, OmniBatch, Sample, SampleBuilder, collate
 from mosear.data.synthetic.emotions import EMOTIONS
 from mosear.data.synthetic.transcripts import all_texts, compatible, idle_transcript, pair_transcript
+from mosear.training.base.pools import Pool, build_pool
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5OmniProcessor
