@@ -134,8 +134,7 @@ class ClipDataset(Dataset[Item]):
         builder: assembles prompts.
         with_answer: append the label (training) or stop after the prompt (evaluation).
         on_bad_media: ``error`` raises, naming clip and file; ``quarantine`` reports the clip instead. In training its
-            place is
-            taken by the next good clip, so a batch keeps its size on every process.
+            place is taken by the next good clip, so a batch keeps its size on every process.
     """
 
     def __init__(
