@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mosear.experts.state import sequence_state
+
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.sample import OmniBatch
@@ -23,7 +25,8 @@ def generate_ids(backbone: OmniBackbone, batch: OmniBatch, *, max_new_tokens: in
     embeds, extra = backbone.embed(batch.input_ids, batch.media)
     cache = DynamicCache()
     mask, position = batch.attention_mask, batch.position_ids.amax(dim=(0, 2))
-    hidden = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
+    with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask):
+        hidden = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
     finished = torch.zeros(len(batch), dtype=torch.bool, device=mask.device)
     tokens: list[Tensor] = []
     for _ in range(max_new_tokens):

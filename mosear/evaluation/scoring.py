@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mosear.backbones.masks import causal_mask, tree_mask
+from mosear.experts.state import sequence_state
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -124,9 +125,11 @@ def label_log_probs(
     mask = batch.attention_mask if hidden_keys is None else causal_mask(batch.attention_mask, hidden_keys)
     embeds, extra = backbone.embed(batch.input_ids, batch.media)
     cache = DynamicCache()
-    prompt = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
+    with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask, hidden=hidden_keys):
+        prompt = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
+        nodes = _node_log_probs(backbone, batch, trie, cache, hidden_keys)
     after_prompt = backbone.lm_head(prompt[:, -1:]).float().log_softmax(-1)
-    steps = torch.cat([after_prompt, _node_log_probs(backbone, batch, trie, cache, hidden_keys)], dim=1)
+    steps = torch.cat([after_prompt, nodes], dim=1)
     parents = [[parent + 1 for parent, _ in path] for path in trie.paths]
     return torch.stack(
         [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +85,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def test(parts: build.Assembly, tuner: EmotionTuner) -> list[PredictionRow]:
-    """Predictions for the test split."""
+    """Predictions for the test split, in the manifest's order."""
     log.info("Testing (%s)", tuner.run["model"])
-    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-        parts.trainer.test(tuner, datamodule=parts.data, verbose=False)
-    return tuner.rows
+    parts.trainer.test(tuner, datamodule=parts.data, verbose=False)
+    order = {clip.id: index for index, clip in enumerate(parts.data.manifest("test"))}
+    return sorted(tuner.rows, key=lambda row: order[row.id])
 
 
 def use_saved_adapter(parts: build.Assembly, network: PeftModel) -> None:

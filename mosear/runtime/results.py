@@ -33,8 +33,10 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
         charts: extra charts for the report.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json`` (on processes other than the first, without numbers).
     """
+    if not parts.trainer.is_global_zero:  # every process has all rows; one of them writes
+        return {"conflict_mean": None}
     cfg, labels = parts.cfg, list(parts.data.prompt.labels)
     summaries = {
         name: summarise(own, labels, benchmark=cfg.benchmark.name, steering=cfg.steering.name, seed=int(cfg.seed))
@@ -44,6 +46,9 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
     metrics = {**summaries[main], "model": main, "run": {k: v for k, v in info.items() if not isinstance(v, Mapping)}}
     if (reference := summaries.get("zero_shot")) is not None and main != "zero_shot":
         metrics["zero_shot"] = {key: reference[key] for key in ("subsets", "conflict_mean", "gap")}
+    gate, gate_charts = gate_numbers(parts)
+    if gate:
+        metrics["gate"] = gate
     write_metrics(metrics, parts.run_dir / "metrics.json")
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
     write_report(
@@ -54,10 +59,23 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
         predictions=rows,
         labels=labels,
         examples=examples(parts, rows, cfg.report.examples),
-        charts=charts,
+        charts=[*charts, *gate_charts],
     )
     print_summary(rows, summaries, info, parts.run_dir)
     return metrics
+
+
+def gate_numbers(parts: Assembly) -> tuple[dict[str, Any], list[LineChart]]:
+    """What the gate of a MoSE adapter did, for ``metrics.json`` and as a chart; empty for other adapters."""
+    from mosear.callbacks import GateTelemetry
+
+    for callback in parts.callbacks:
+        if isinstance(callback, GateTelemetry):
+            caption = "Gate weight of each group of experts, mean over layers and clips; 1/3 each means no preference."
+            series = callback.series()
+            charts = [LineChart(title="Gate", series=series, x_label="step", caption=caption)] if series else []
+            return callback.summary(), charts
+    return {}, []
 
 
 def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:

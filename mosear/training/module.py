@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from mosear.backbones.masks import causal_mask
 from mosear.backbones.media import MediaBatch
 from mosear.data.cache import FeatureCache
 from mosear.data.clip import Clip
@@ -21,7 +22,9 @@ from mosear.evaluation.generation import generate_text
 from mosear.evaluation.parsing import parse_answer
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
+from mosear.experts.state import sequence_state
 from mosear.training.loss import answer_loss
+from mosear.training.modality_dropout import dropped_modality
 from mosear.training.optim import Tuning, build_optimiser, build_schedule
 
 if TYPE_CHECKING:
@@ -69,17 +72,23 @@ class EmotionTuner(LightningModule):
         self.backbone.towers_eval()
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the answer tokens."""
+        """Mean cross-entropy of the answer tokens, and the regularisers of a gate if there is one."""
         assert batch.data is not None, "training replaces bad clips, so a batch is never empty"
         data = self.encoded(batch)
         embeds, extra = self.backbone.embed(data.input_ids, data.media)
         if getattr(self.backbone.language_model, "gradient_checkpointing", False):
             embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
-        hidden = self.backbone.hidden_states(embeds, data.attention_mask, data.position_ids, **extra)
+        hidden_keys = dropped_modality(self.backbone, data)
+        mask = data.attention_mask if hidden_keys is None else causal_mask(data.attention_mask, hidden_keys)
+        with sequence_state(self.backbone, roles=data.roles, prompt_mask=data.prompt_mask, hidden=hidden_keys) as state:
+            hidden = self.backbone.hidden_states(embeds, mask, data.position_ids, **extra)
         total, count = answer_loss(hidden, self.backbone.lm_head, data.labels)
         loss = total / count
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(data))
-        return loss
+        regularisers = state.regularisers()
+        for name, value in regularisers.items():
+            self.log(f"train/{name}", value.detach().mean(), batch_size=len(data))
+        return loss + state.penalty(regularisers)
 
     def encoded(self, batch: ClipBatch) -> OmniBatch:
         """The batch with encoded media; what was missing from the cache is written to it."""
@@ -145,8 +154,8 @@ class EmotionTuner(LightningModule):
             self.rows += self.answer(self.encoded(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Every process has answered its share of the clips; each gets all rows, in one order."""
-        self.rows = sorted(gathered(self.rows), key=lambda row: (row.subset, row.id))
+        """Every process has answered its share of the clips; each gets all rows."""
+        self.rows = gathered(self.rows)
 
     def answer(self, data: OmniBatch) -> list[PredictionRow]:
         """Predictions for a batch with encoded media."""

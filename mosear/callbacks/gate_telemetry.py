@@ -1,0 +1,134 @@
+"""What a MoSE gate does: mean weights per layer over training, and per subset in the test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from mosear.experts.passes import GROUPS
+from mosear.experts.state import SequenceState, conductor_of
+from mosear.training.module import gathered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class GateTelemetry(Callback):
+    """Does nothing for an adapter without a gate.
+
+    Args:
+        every_n_steps: how often training weights are logged (as ``train/gate_<group>/layer_<i>``) and kept.
+    """
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} must be at least 1.")
+        self.every_n_steps = every_n_steps
+        self.training: list[tuple[int, Tensor]] = []
+        self.subsets: dict[str, tuple[int, Tensor]] = {}
+        self._weights: Tensor | None = None
+        self._listening = False
+        self._step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to the gate, if there is one."""
+        conductor = conductor_of(pl_module.backbone)
+        if conductor is not None and self.hear not in conductor.listeners:
+            conductor.listeners.append(self.hear)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop listening."""
+        conductor = conductor_of(pl_module.backbone)
+        if conductor is not None and self.hear in conductor.listeners:
+            conductor.listeners.remove(self.hear)
+
+    def hear(self, state: SequenceState) -> None:
+        """Keep the first prompt pass of a batch; later ones hide modalities or repeat it."""
+        if self._listening:
+            self._weights, self._listening = state.gate_weights().detach(), False
+
+    def _taken(self) -> Tensor | None:
+        weights, self._weights, self._listening = self._weights, None, False
+        return weights
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Listen on the steps that are logged."""
+        self._step = trainer.global_step  # the optimiser has moved on when the batch ends
+        self._listening = self._step % self.every_n_steps == 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the mean over the batch, per layer and group."""
+        if (weights := self._taken()) is None:
+            return
+        mean = weights.mean(1).cpu()
+        self.training.append((self._step, mean))
+        for layer, row in enumerate(mean.tolist()):
+            for group, value in zip(GROUPS, row, strict=True):
+                pl_module.log(f"train/gate_{group}/layer_{layer}", value, batch_size=weights.shape[1])
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each test replaces the last one's numbers."""
+        self.subsets = {}
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Listen."""
+        self._listening = batch.data is not None
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add each clip's weights to its subset."""
+        if (weights := self._taken()) is None:
+            return
+        for clip, own in zip(batch.data.clips, weights.transpose(0, 1).double().cpu(), strict=True):
+            self._add(clip.subset, 1, own)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sum over processes."""
+        parts, self.subsets = gathered(list(self.subsets.items())), {}
+        for subset, (count, total) in parts:
+            self._add(subset, count, total)
+
+    def _add(self, subset: str, count: int, total: Tensor) -> None:
+        before, sums = self.subsets.get(subset, (0, torch.zeros_like(total)))
+        self.subsets[subset] = (before + count, sums + total)
+
+    def summary(self) -> dict[str, Any]:
+        """For ``metrics.json``; empty without a gate.
+
+        ``{"groups": [...], "subsets": {name: {"n": .., "mean": [3], "layers": [[3], ..]}}, "training": [...]}``
+        """
+        if not self.subsets and not self.training:
+            return {}
+        subsets = {}
+        for name, (count, total) in sorted(self.subsets.items()):
+            layers = total / count
+            subsets[name] = {"n": count, "mean": _rounded(layers.mean(0)), "layers": _rounded(layers)}
+        training = [{"step": step, "layers": _rounded(mean)} for step, mean in self.training]
+        return {"groups": list(GROUPS), "subsets": subsets, "training": training}
+
+    def series(self) -> dict[str, list[tuple[float, float]]]:
+        """Mean weight of each group over training steps, for a chart."""
+        if not self.training:
+            return {}
+        return {
+            group: [(float(step), float(mean[:, index].mean())) for step, mean in self.training]
+            for index, group in enumerate(GROUPS)
+        }
+
+
+def _rounded(values: Tensor) -> Any:
+    return torch.round(values.double(), decimals=5).tolist()

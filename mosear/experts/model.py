@@ -1,0 +1,113 @@
+"""MoSE as PEFT sees it: finds the projections, wraps them, adds a gate per decoder layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from mosear.backbones.families import family_of
+from mosear.backbones.families.base import OmniFamily
+from mosear.experts.conductor import Conductor
+from mosear.experts.config import MoSEConfig
+from mosear.experts.gate import MoSEGate
+from mosear.experts.layer import MERGE, MoSELayer, MoSELinear
+from mosear.experts.state import ATTRIBUTE
+from mosear.experts.targets import layer_index, resolve_targets
+
+GATE = "mose_gate"
+
+
+class MoSEModel(BaseTuner):
+    """The tuner behind :class:`MoSEConfig`. Several adapters may be loaded; one at a time is active."""
+
+    prefix: str = "mose_"
+    tuner_layer_cls = MoSELayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (PEFT's attribute; a config always has targets)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Resolve the targets ourselves (PEFT's ``all-linear`` means the towers as well), then let PEFT inject."""
+        config: MoSEConfig = self.peft_config[adapter_name]
+        self.family = separate_family(model)
+        self._targets = resolve_targets(model, self.family, config)
+        if getattr(model, ATTRIBUTE, None) is None:
+            setattr(model, ATTRIBUTE, Conductor(model, self.family, self.peft_config))
+        wanted = config.target_modules
+        config.target_modules = list(self._targets)
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        finally:
+            config.target_modules = wanted
+
+    def _check_target_module_exists(self, peft_config: MoSEConfig, key: str) -> bool:  # type: ignore[override,unused-ignore]
+        return key in self._targets
+
+    def _create_and_replace(
+        self,
+        peft_config: MoSEConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        gate = self._gate(layer_index(current_key, self.family))
+        if adapter_name not in gate.normalised:
+            gate.update_layer(adapter_name, peft_config)
+        if isinstance(target, MoSELinear):
+            target.update_layer(adapter_name, peft_config)
+            return
+        assert isinstance(target, nn.Linear), "resolve_targets returns linear layers alone"
+        self._replace_module(parent, target_name, MoSELinear(target, gate.slot, adapter_name, peft_config), target)
+
+    def _gate(self, index: int) -> MoSEGate:
+        """The gate of a decoder layer, made when its first projection is."""
+        conductor: Conductor = getattr(self.model, ATTRIBUTE)
+        if index not in conductor.gates:
+            layer = conductor.language_model.get_submodule(f"layers.{index}")
+            config: Any = conductor.language_model.config
+            gate = MoSEGate(index, config.hidden_size, next(layer.parameters()).device)
+            setattr(layer, GATE, gate)
+            conductor.add_gate(gate, layer)
+        return conductor.gates[index]
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Activate one adapter."""
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(f"MoSE runs one adapter at a time, not {len(adapter_name)} ({', '.join(adapter_name)}).")
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(MERGE)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
+        if merge:
+            raise ValueError(MERGE)
+        conductor: Conductor = getattr(self.model, ATTRIBUTE)
+        conductor.detach()
+        for index in conductor.gates:
+            delattr(conductor.language_model.get_submodule(f"layers.{index}"), GATE)
+        delattr(self.model, ATTRIBUTE)
+        return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+
+def separate_family(model: Any) -> OmniFamily:
+    """The family of a thinker whose audio and visual tokens are separate.
+
+    Raises:
+        ValueError: for other models, and for families that fuse their modalities.
+    """
+    family = family_of(getattr(getattr(model, "config", None), "model_type", None))
+    if not isinstance(model, family.model_class()):
+        raise ValueError(
+            f"MoSE adapts the thinker ({family.model_class().__name__}), not {type(model).__name__}. Load it with "
+            "mosear.backbones.load_backbone and pass its .model."
+        )
+    if not family.separate_modalities:
+        raise ValueError(
+            f"The tokens of {family.name} carry audio and picture fused: MoSE has no visual and non-visual tokens to "
+            "tell apart. Use adapter=lora for this backbone."
+        )
+    return family(model.config)
