@@ -31,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(arguments)
 
+    from mosear.runtime.assemble import quiet_libraries
     from mosear.runtime.predictor import Predictor
 
+    quiet_libraries()
     try:
         if args.adapter:
             predictor = Predictor.from_adapter(args.adapter, args.backbone)

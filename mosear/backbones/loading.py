@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
 from mosear.backbones.backbone import OmniBackbone
@@ -70,10 +71,24 @@ def load_backbone(
         use_safetensors=True,
         **options,
     )
+    if quantization is not None:
+        _keep_trainable_layout(model)
     if device is not None and quantization is None:
         model = model.to(device)
     processor = family_class.processor_class().from_pretrained(source, **options)
     return OmniBackbone(name, model, processor, family_class(model.config)).freeze()
+
+
+def _keep_trainable_layout(model: nn.Module) -> None:
+    """Keep 4-bit weights in the layout that gradients can pass.
+
+    On processors with AVX512-BF16, bitsandbytes repacks a layer's weights at its first pass in eval mode. The packed
+    form is for inference alone (no gradient, and rows must be multiples of the block size), but we evaluate before we
+    train.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _source(name: str) -> str:
@@ -102,5 +117,5 @@ def _quantization(kind: str | None, family: type[OmniFamily], dtype: torch.dtype
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
         # The towers run once per clip and the head is sensitive: both stay in full precision.
-        llm_int8_skip_modules=[path.rsplit(".", 1)[-1] for path in family.tower_paths] + ["lm_head"],
+        llm_int8_skip_modules=[*family.tower_paths, "lm_head"],
     )

@@ -39,7 +39,7 @@ class Assembly:
 
 def assemble(cfg: DictConfig) -> Assembly:
     """Seed, save the resolved config, prepare the data, load the backbone, build the trainer."""
-    _quiet_libraries()
+    quiet_libraries()
     seed_everything(cfg.seed, workers=True, verbose=False)
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def quantity(value: Any) -> str:
     return str(value)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Hide messages that ask nothing of the user; everything else stays."""
     import os
 
