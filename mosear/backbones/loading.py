@@ -86,9 +86,10 @@ def _keep_trainable_layout(model: nn.Module) -> None:
     form is for inference alone (no gradient, and rows must be multiples of the block size), but we evaluate before we
     train.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _source(name: str) -> str:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mosear.data.clip import COLUMNS, Clip, describe_columns
 from mosear.data.rows import ManifestError, manifest_kind, read_rows
+from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -236,16 +237,11 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
     if repeated:
         raise ManifestError(str(path), [f"duplicate id {name!r}" for name in repeated])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            if kind == "parquet":
-                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
-            else:
-                file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_atomically(path) as temporary, temporary.open("wb") as file:
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     return path
 
 

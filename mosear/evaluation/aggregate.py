@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from mosear.evaluation import bootstrap
 from mosear.evaluation.predictions import PredictionRow, read_predictions
 from mosear.evaluation.summary import by_subset, control_correctness
+from mosear.files import written_atomically
 
 CONFLICT = ("video_aligned", "audio_aligned")
 CONTROLS = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
@@ -128,10 +127,8 @@ def main() -> None:
     text = markdown(rows)
     print(text, end="")
     if args.markdown is not None:
-        handle, temporary = tempfile.mkstemp(dir=args.markdown.parent, prefix=f".{args.markdown.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, args.markdown)
+        with written_atomically(args.markdown) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

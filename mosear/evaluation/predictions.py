@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from mosear.files import written_atomically
 
 _LABELS_KEY = b"mosear.labels"
 _DISTRIBUTIONS = ("distribution", "p_visual", "p_audio", "p_text")
@@ -136,15 +136,8 @@ def write_predictions(rows: Sequence[PredictionRow], labels: Sequence[str], path
     _check(rows, labels)
     schema = SCHEMA.with_metadata({_LABELS_KEY: json.dumps(list(labels)).encode()})
     table = pa.Table.from_pylist([_record(row) for row in rows], schema=schema)
-    target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            pq.write_table(table, file)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_atomically(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def read_predictions(path: str | os.PathLike[str]) -> tuple[list[PredictionRow], list[str]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from mosear.evaluation import bootstrap, fusion, metrics
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
+from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -156,15 +155,8 @@ def paired_differences(
 def write_metrics(summary: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes ``metrics.json`` atomically, as strict JSON: an undefined metric (NaN) becomes null."""
     text = json.dumps(_without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _without_nan(value: Any) -> Any:

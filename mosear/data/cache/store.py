@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 import zlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
+from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -117,13 +117,9 @@ class FeatureCache:
         header["checksum"] = _checksum(tensors, header)
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not mkstemp, whose files other users could not read
-        try:
+        with written_atomically(path) as temporary:
             save_file(tensors, temporary, metadata={"mosear": json.dumps(header)})
             written = temporary.stat().st_size
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         self._make_room(written)
         return written
 

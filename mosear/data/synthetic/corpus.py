@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.mp4 import write_clip
 from mosear.data.synthetic.plans import GROUPS, MANIFESTS, ClipPlan, Group, clip_rngs, plan_clip
+from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,12 +147,8 @@ def _write_record(root: Path, record: dict[str, Any]) -> None:
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then moves it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_atomically(path) as temporary:
         write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _render_missing(root: Path, seed: int, sizes: dict[str, int], size: int, workers: int) -> None:

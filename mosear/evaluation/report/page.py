@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
+from mosear.files import written_atomically
 
 BASELINE, CANDIDATE = "zero_shot", "tuned"
 CONTROL_NAMES = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
@@ -68,15 +68,8 @@ def write_report(
         raise ValueError(f"systems {absent} have a summary but no prediction rows; pass both.")
     page = _environment().get_template("page.html.j2")
     html = page.render(_context(title, run_info, summaries, predictions, labels, examples, charts))
-    target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(html)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_atomically(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _environment() -> jinja2.Environment:

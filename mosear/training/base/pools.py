@@ -24,6 +24,7 @@ from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.emotions import EMOTIONS
 from mosear.data.synthetic.mp4 import write_clip
 from mosear.data.synthetic.speakers import make_speaker
+from mosear.files import written_atomically
 
 BUDGET = MediaBudget(num_frames=8, max_pixels=112 * 112, max_seconds=30.0)
 INTENSITY = (0.2, 1.0)
@@ -63,9 +64,8 @@ def build_pool(kind: str, split: str, size: int, seed: int, cache: Path, workers
         chunks = [range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
         with ProcessPoolExecutor(workers or os.cpu_count()) as executor:
             parts = list(executor.map(partial(_render_chunk, kind, split, size, seed), chunks))
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, np.concatenate(parts))
-        os.replace(temporary, path)
+        with written_atomically(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(parts))
     return Pool(np.load(path, mmap_mode="r"), emotions, intensities)
 
 
