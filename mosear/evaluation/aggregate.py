@@ -65,7 +65,8 @@ def collect(run_dirs: Sequence[Path]) -> dict[str, System]:
             steering = "" if own[0].steering == "none" else f" + {own[0].steering}"
             title = ("zero-shot" if model == "zero_shot" else name) + steering
             seed = 0 if model == "zero_shot" else own[0].seed
-            groups = by_subset(own)
+            found = by_subset(own)
+            groups = {subset: found[subset] for subset in info["subsets"]}  # in the benchmark's own order
             _add(systems, title, base, seed, _hits(groups), run_dir, repeatable=model == "zero_shot")
             for control, hits in control_correctness(groups, labels).items():
                 control_title = f"{title}, {CONTROLS[control]}"

@@ -59,7 +59,6 @@ def assemble(cfg: DictConfig) -> Assembly:
 def add_adapter(backbone: OmniBackbone, cfg: DictConfig) -> PeftModel:
     """Inject a fresh adapter into the backbone."""
     config = instantiate(cfg.adapter, _convert_="all")
-    config.base_model_name_or_path = backbone.name
     model = get_peft_model(backbone.model, config)
     config.base_model_name_or_path = backbone.name  # PEFT puts the local path there, which means nothing elsewhere
     return model
@@ -95,6 +94,8 @@ def build_tuner(parts: Assembly, network: nn.Module, model: str) -> EmotionTuner
         instantiate(cfg.answering, _convert_="all"),
         cache=parts.data.cache,
         run=run,
+        mixing=instantiate(cfg.mixing, _convert_="all"),
+        builder=parts.data.builder,
     )
 
 

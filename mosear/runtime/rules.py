@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from mosear.runtime.validation import Problem, Rule
 
 COMMON_KEYS = (
-    "name", "seed", "data_dir", "run_dir", "zero_shot", "tuning", "answering", "report",
+    "name", "seed", "data_dir", "run_dir", "zero_shot", "tuning", "mixing", "answering", "report",
     "backbone", "adapter", "steering", "data", "benchmark", "trainer", "logger", "callbacks",
 )  # fmt: skip
 TRAIN_KEYS = (*COMMON_KEYS, "resume")
@@ -22,7 +22,7 @@ def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
     """Small settings objects check themselves; building one costs nothing."""
     from hydra.utils import instantiate
 
-    for key in ("tuning", "answering", "data.prompt", "data.budget"):
+    for key in ("tuning", "mixing", "answering", "data.prompt", "data.budget"):
         try:
             instantiate(OmegaConf.select(cfg, key), _convert_="all")
         except Exception as error:  # hydra wraps the class's own ValueError
@@ -104,6 +104,29 @@ def best_needs_validation(cfg: DictConfig) -> Iterator[Problem]:
             )  # fmt: skip
 
 
+def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
+    """Conflict mixing recombines clips of one batch, and hides a modality by masks."""
+    rate = cfg.mixing.get("rate", 0)
+    if not isinstance(rate, int | float) or not rate > 0:
+        return
+    if (size := cfg.data.get("batch_size", 2)) == 1:
+        yield Problem(
+            "data.batch_size", size, f"mixing.rate={rate} recombines two clips of a batch, and a batch has one",
+            "Use data.batch_size of 2 or more (with trainer.accumulate_grad_batches halved), or mixing.rate=0.",
+        )  # fmt: skip
+    if (attention := str(cfg.backbone.get("attn_implementation", "sdpa"))) == "eager":
+        yield Problem(
+            "backbone.attn_implementation", attention, "conflict mixing needs boolean attention masks",
+            "Use attn_implementation=sdpa, or mixing.rate=0.",
+        )  # fmt: skip
+
+
 COMMON_RULES: tuple[Rule, ...] = (settings_are_sound, steering_is_known, manifests_exist, quantisation_fits)
-TRAIN_RULES: tuple[Rule, ...] = (*COMMON_RULES, resume_exists, one_device_per_multirun_job, best_needs_validation)
+TRAIN_RULES: tuple[Rule, ...] = (
+    *COMMON_RULES,
+    resume_exists,
+    one_device_per_multirun_job,
+    best_needs_validation,
+    mixing_finds_partners,
+)
 EVAL_RULES: tuple[Rule, ...] = (*COMMON_RULES, adapter_exists)

@@ -11,18 +11,19 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from mosear.backbones.masks import causal_mask
-from mosear.backbones.media import MediaBatch
 from mosear.data.cache import FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.dataset import BadClip, ClipBatch
 from mosear.data.prompt import Prompt
-from mosear.data.sample import OmniBatch
+from mosear.data.sample import OmniBatch, SampleBuilder
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.generation import generate_text
 from mosear.evaluation.parsing import parse_answer
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
-from mosear.experts.state import sequence_state
+from mosear.experts.state import SequenceState, sequence_state
+from mosear.training.batches import split_media
+from mosear.training.conflict_mixing import ConflictMixer, ConflictMixing
 from mosear.training.loss import answer_loss
 from mosear.training.modality_dropout import dropped_modality
 from mosear.training.optim import Tuning, build_optimiser, build_schedule
@@ -42,6 +43,8 @@ class EmotionTuner(LightningModule):
         answering: how answers are read in evaluation.
         cache: where encoder outputs of uncached clips go.
         run: constant columns of the predictions (benchmark, model, steering, seed).
+        mixing: conflict mixing in training; ``None`` or a rate of 0 = off.
+        builder: assembles the prompts of recombined clips; mixing needs it.
     """
 
     strict_loading = False  # checkpoints hold trainable weights alone; on_load_checkpoint asserts it
@@ -55,12 +58,19 @@ class EmotionTuner(LightningModule):
         answering: Answering,
         cache: FeatureCache | None = None,
         run: Mapping[str, Any] | None = None,
+        mixing: ConflictMixing | None = None,
+        builder: SampleBuilder | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.network = backbone, network
         self.prompt, self.tuning, self.answering, self.cache = prompt, tuning, answering, cache
         self.run = dict(run or {"benchmark": "none", "model": "tuned"})
         self.trie = LabelTrie.of(prompt.labels, backbone.processor.tokenizer)
+        self.mixer: ConflictMixer | None = None
+        if mixing is not None and mixing.rate > 0:
+            if builder is None:
+                raise ValueError(f"Conflict mixing (rate={mixing.rate}) assembles prompts: pass builder=data.builder.")
+            self.mixer = ConflictMixer(mixing, backbone, network, builder, self.trie)
         self.rows: list[PredictionRow] = []
         self._validation: list[tuple[str, bool, float]] = []
 
@@ -72,9 +82,27 @@ class EmotionTuner(LightningModule):
         self.backbone.towers_eval()
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the answer tokens, and the regularisers of a gate if there is one."""
+        """Mean cross-entropy of the answer tokens, the regularisers of a gate if there is one, and conflict mixing."""
         assert batch.data is not None, "training replaces bad clips, so a batch is never empty"
         data = self.encoded(batch)
+        mixed = self.mixer.mix(data, self.global_step) if self.mixer is not None else None
+        untouched = data if mixed is None else mixed.untouched
+        # Before any teacher: who listens to the gate takes the first pass of a step for the model's own.
+        loss, state = self.answer_step(untouched)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(untouched))
+        regularisers = state.regularisers()
+        if self.mixer is not None and mixed is not None:
+            step = self.mixer.step(mixed)
+            loss = loss + self.mixer.config.weight * step.loss
+            for name, value in step.logs.items():
+                self.log(f"train/{name}", value, batch_size=len(mixed.recombined))
+            regularisers = mean_of_parts(regularisers, len(untouched), step.state.regularisers(), len(mixed.recombined))
+        for name, value in regularisers.items():
+            self.log(f"train/{name}", value.detach().mean(), batch_size=len(data))
+        return loss + state.penalty(regularisers)
+
+    def answer_step(self, data: OmniBatch) -> tuple[Tensor, SequenceState]:
+        """Mean cross-entropy of the answer tokens, and the state of the pass."""
         embeds, extra = self.backbone.embed(data.input_ids, data.media)
         if getattr(self.backbone.language_model, "gradient_checkpointing", False):
             embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
@@ -83,12 +111,7 @@ class EmotionTuner(LightningModule):
         with sequence_state(self.backbone, roles=data.roles, prompt_mask=data.prompt_mask, hidden=hidden_keys) as state:
             hidden = self.backbone.hidden_states(embeds, mask, data.position_ids, **extra)
         total, count = answer_loss(hidden, self.backbone.lm_head, data.labels)
-        loss = total / count
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(data))
-        regularisers = state.regularisers()
-        for name, value in regularisers.items():
-            self.log(f"train/{name}", value.detach().mean(), batch_size=len(data))
-        return loss + state.penalty(regularisers)
+        return total / count, state
 
     def encoded(self, batch: ClipBatch) -> OmniBatch:
         """The batch with encoded media; what was missing from the cache is written to it."""
@@ -240,14 +263,9 @@ def trained_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def split_media(media: MediaBatch, data: OmniBatch) -> list[MediaBatch]:
-    """Per clip, its own part of a flat media batch (a clip has the kinds of media that its tokens show)."""
-    videos, audios = iter(media.videos), iter(media.audios)
-    has_visual, has_audio = data.hidden_keys("visual").any(1).tolist(), data.hidden_keys("audio").any(1).tolist()
-    return [
-        MediaBatch([next(videos)] if visual else [], [next(audios)] if audio else [])
-        for visual, audio in zip(has_visual, has_audio, strict=True)
-    ]
+def mean_of_parts(first: dict[str, Tensor], n: int, second: dict[str, Tensor], m: int) -> dict[str, Tensor]:
+    """Regularisers over ``n + m`` samples that ran in two passes, each a scalar."""
+    return {name: (n * value.mean() + m * second[name].mean()) / (n + m) for name, value in first.items()}
 
 
 def gathered(own: list[Any]) -> list[Any]:

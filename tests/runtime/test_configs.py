@@ -103,6 +103,9 @@ def test_public_keys_are_the_golden_list():
         (["data.val=null"], "validation clips"),
         (["steering.name=magic"], "steering.name"),
         (["data.on_bad_media=ignore"], "on_bad_media"),
+        (["mixing.rate=1.0"], "share of the batch"),
+        (["mixing.rate=0.5", "data.batch_size=1"], "recombines two clips"),
+        (["mixing.rate=0.5", "backbone.attn_implementation=eager"], "boolean attention masks"),
     ],
 )
 def test_mistake_is_named_with_a_remedy(overrides, expected):

@@ -1,0 +1,83 @@
+"""The arithmetic of conflict mixing: what to aim at, how far away the model is, and how much each sample counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def reliability(p_visual: Tensor, p_audio: Tensor, sharpness: float) -> Tensor:
+    """Weight of the face's reading.
+
+        w = c_V^k / (c_V^k + c_A^k) = sigmoid(k (log c_V - log c_A)),     c = max over labels of p
+
+    Args:
+        p_visual: ``[B, C]`` read from the face alone.
+        p_audio: ``[B, C]`` read from the voice alone.
+        sharpness: k.
+
+    Returns:
+        ``[B]`` in (0, 1).
+    """
+    return torch.sigmoid(sharpness * (p_visual.amax(-1).log() - p_audio.amax(-1).log()))
+
+
+def pooled_target(p_visual: Tensor, p_audio: Tensor, w: Tensor) -> Tensor:
+    """``q = w p_V + (1 - w) p_A``: ``[B, C]`` from two ``[B, C]`` and ``w [B]``."""
+    return w[:, None] * p_visual + (1 - w[:, None]) * p_audio
+
+
+def mixing_divergence(log_p: Tensor, target: Tensor) -> Tensor:
+    """``KL(q || p) = sum over labels of q (log q - log p)``: ``[B]`` from ``log_p, q [B, C]``."""
+    return F.kl_div(log_p, target, reduction="none").sum(-1)
+
+
+def visual_share(p: Tensor, p_visual: Tensor, p_audio: Tensor) -> Tensor:
+    """How much of ``p`` follows the face: the ``s`` in [0, 1] with ``p`` nearest to ``s p_V + (1 - s) p_A``.
+
+        s = sum_b <p_b - p_Ab, p_Vb - p_Ab> / sum_b |p_Vb - p_Ab|^2
+
+    One number for the batch (of this process), so that clips on which the readings agree do not count.
+    """
+    difference = p_visual - p_audio
+    return (((p - p_audio) * difference).sum() / difference.square().sum().clamp(min=1e-12)).clamp(0, 1)
+
+
+def sample_weights(
+    student: Tensor,
+    target: Tensor,
+    p_visual: Tensor,
+    p_audio: Tensor,
+    w: Tensor,
+    *,
+    weak_modality: float = 0.0,
+    hard_sample: float = 0.0,
+) -> Tensor:
+    """Weights of MIDAS' two extras, with mean 1 (all 1 when both are off).
+
+        m_b ~ (1 + weak_modality r_b) (1 + hard_sample h_b)
+
+    Our reading, not the paper's formulas (MIDAS raises the weight of the least confident modality, and measures
+    hardness by the similarity of misaligned to aligned features, which a decoder does not offer as one vector):
+
+    * r_b, the reliability of the modality that the model under-uses: ``w_b`` if the student's :func:`visual_share` over
+      the batch is below the target's, else ``1 - w_b``. Clips on which the neglected modality is right count more.
+    * h_b, the student's total variation distance from the target, ``sum over labels of |p - q| / 2``, in [0, 1].
+
+    Args:
+        student: ``[B, C]`` without gradients.
+        target: ``[B, C]``.
+        p_visual: ``[B, C]``.
+        p_audio: ``[B, C]``.
+        w: ``[B]`` of :func:`reliability`.
+        weak_modality: strength of the first factor.
+        hard_sample: strength of the second.
+    """
+    if not weak_modality and not hard_sample:
+        return torch.ones_like(w)
+    visual_is_weak = visual_share(student, p_visual, p_audio) < visual_share(target, p_visual, p_audio)
+    reliability_of_weak = torch.where(visual_is_weak, w, 1 - w)
+    hardness = (student - target).abs().sum(-1) / 2
+    weights = (1 + weak_modality * reliability_of_weak) * (1 + hard_sample * hardness)
+    return weights / weights.mean()
