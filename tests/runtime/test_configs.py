@@ -32,10 +32,11 @@ def own_files(tmp_path):
     """Values for what an option leaves to the user."""
     manifest = tmp_path / "m.parquet"
     manifest.touch()
+    benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}"]
     return {
         "backbone=checkpoint": ["backbone.name=/somewhere"],
-        "data=manifest": [f"data.train={manifest}", f"data.val={manifest}"],
-        "benchmark=manifest": [f"benchmark.manifest={manifest}"],
+        "data=manifest": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
+        "benchmark=manifest": benchmark[1:],
     }
 
 
