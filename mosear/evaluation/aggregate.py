@@ -54,11 +54,11 @@ def collect(run_dirs: Sequence[Path]) -> dict[str, System]:
     """
     systems: dict[str, System] = {}
     for run_dir in run_dirs:
-        try:
-            rows, labels = read_predictions(run_dir / "predictions.parquet")
-            info = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{run_dir} is not a finished run: {error.filename} is missing.") from error
+        for name in ("predictions.parquet", "metrics.json"):
+            if not (run_dir / name).is_file():
+                raise ValueError(f"{run_dir} is not a finished run: it has no {name}. Give run directories.")
+        rows, labels = read_predictions(run_dir / "predictions.parquet")
+        info = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
         base, name = info["run"]["backbone"], info["run"].get("experiment", run_dir.parent.name)
         for model in dict.fromkeys(row.model for row in rows):
             own = sorted((row for row in rows if row.model == model), key=lambda row: row.id)
@@ -124,7 +124,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     parser.add_argument("--n-boot", type=int, default=2000, help="bootstrap replicates")
     args = parser.parse_args()
-    rows = table(collect(args.runs), n_boot=args.n_boot)
+    try:
+        rows = table(collect(args.runs), n_boot=args.n_boot)
+    except ValueError as error:
+        parser.error(str(error))
     text = markdown(rows)
     print(text, end="")
     if args.markdown is not None:
