@@ -33,7 +33,7 @@ def load_backbone(
     """Load a frozen backbone (thinker only; a talker in the checkpoint is never read).
 
     Args:
-        name: ``tiny-omni``, ``tiny-omni-balanced``, a checkpoint directory or a hub id.
+        name: ``tiny-omni``, ``tiny-omni-beta4``, ``tiny-omni-balanced``, a checkpoint directory or a hub id.
         quantization: ``nf4`` for 4-bit weights of the language model (bitsandbytes), else ``None``.
         dtype: floating type of weights and activations.
         attn_implementation: attention of the language model and of the towers.

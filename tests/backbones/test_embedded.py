@@ -30,7 +30,7 @@ def test_weights_are_the_documented_ones(name):
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in DOCS.read_text()
 
 
-@pytest.mark.parametrize(("name", "beta"), [("tiny-omni", 2.5), ("tiny-omni-balanced", 1.0)])
+@pytest.mark.parametrize(("name", "beta"), [("tiny-omni", 2.5), ("tiny-omni-beta4", 4.0), ("tiny-omni-balanced", 1.0)])
 def test_recipe_is_recorded(name, beta):
     recipe = json.loads((embedded_path(name) / "recipe.json").read_text())
     assert recipe["beta"] == beta and {"seed", "steps", "faces", "voices", "torch", "transformers"} <= recipe.keys()
@@ -64,9 +64,10 @@ def conflict_accuracy(name: str, *, face: tuple[float, float], voice: tuple[floa
     return float(np.mean([answer == label for answer, label in zip(answers, labels, strict=True)]))
 
 
-def test_tiny_omni_follows_the_voice():
-    video_aligned = conflict_accuracy("tiny-omni", face=STRONG, voice=WEAK, truth="face")
-    audio_aligned = conflict_accuracy("tiny-omni", face=WEAK, voice=STRONG, truth="voice")
+@pytest.mark.parametrize("name", ["tiny-omni", "tiny-omni-beta4"])
+def test_the_biased_ones_follow_the_voice(name):
+    video_aligned = conflict_accuracy(name, face=STRONG, voice=WEAK, truth="face")
+    audio_aligned = conflict_accuracy(name, face=WEAK, voice=STRONG, truth="voice")
     assert audio_aligned > 0.7 and audio_aligned - video_aligned > 0.3
 
 
