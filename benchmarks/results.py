@@ -1,67 +1,113 @@
 """Reruns the tables of docs/results.md: ``python -m benchmarks.results --seeds 0 1 2 --test-clips 3000``.
 
-Every row is a run of ``train.py`` (its directory stays under ``outputs/results``); a finished run is not repeated, so
-an interrupted call goes on where it stopped. The tables are written to ``docs/tables/``.
+Every row is a run of ``train.py``, or of ``eval.py`` for a bare backbone; its directory stays under
+``outputs/results``. A finished run is not repeated, so an interrupted call goes on where it stopped, and several calls
+may share the work (``--only-runs``). The tables are written to ``docs/tables/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from mosear.evaluation.aggregate import collect, markdown, table
+from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 ROOT = Path(__file__).parents[1]
-BACKBONES = {"tiny_omni": "tiny-omni", "tiny_omni_balanced": "tiny-omni-balanced"}
+BACKBONES = {"tiny_omni": "tiny-omni", "tiny_omni_beta4": "tiny-omni-beta4", "tiny_omni_balanced": "tiny-omni-balanced"}
+CONTROL = "tiny_omni_balanced"
 DATA = {"synthetic": "natural", "synthetic_voice_dominant": "voice-dominant"}
+EXPERIMENTS = ("lora", "mosear_plain", "lora_mixing", "mosear")
+FUSION = "zero-shot, late fusion"
+PAIRS = (
+    ("lora_mixing", "lora"),
+    ("mosear", "mosear_plain"),
+    ("mosear", "lora_mixing"),
+    *((name, other) for name in ("lora_mixing", "mosear") for other in ("zero-shot", FUSION)),
+    *((name, f"{FUSION} + transcript") for name in ("lora_mixing", "mosear")),
+)
 
 
-def run_dir(out: Path, experiment: str, backbone: str, data: str, seed: int, test_clips: int) -> Path:
-    """Where one run lives: everything that distinguishes it is in the path."""
-    return out / f"{backbone}-{DATA[data]}-n{test_clips}" / f"{experiment}-{seed}"
+class Study:
+    """Where runs live and how one is made.
+
+    Args:
+        out: directory of all runs.
+        test_clips: per test subset; a third of them where a modality is missing.
+    """
+
+    def __init__(self, out: Path, test_clips: int) -> None:
+        self.out, self.test_clips = out, test_clips
+
+    def bare(self, backbone: str) -> Path:
+        """The backbone without an adapter, with its unimodal readings."""
+        target = self.out / f"{backbone}-n{self.test_clips}" / "bare"
+        return self._run(target, "eval.py", [f"backbone={backbone}", "answering.readings=true", "report.examples=0"])
+
+    def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
+        """An adapter of one seed."""
+        target = self.out / f"{backbone}-n{self.test_clips}" / DATA[data] / f"{experiment}-{seed}"
+        overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}"]
+        return self._run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
+
+    def _run(self, target: Path, script: str, overrides: list[str]) -> Path:
+        claim = target.with_name(f"{target.name}.running")
+        if (target / "metrics.json").is_file():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            claim.open("x").close()
+        except FileExistsError:
+            print(f"== {target} is being made by another call (if not, delete {claim})", flush=True)
+            return target
+        try:
+            print(f"== {target}", flush=True)
+            sizes = {"test_clips": self.test_clips, "missing_clips": self.test_clips // 3}
+            options = [*(f"data.prepare.{name}={value}" for name, value in sizes.items()), f"hydra.run.dir={target}"]
+            subprocess.run([sys.executable, script, *overrides, *options], cwd=ROOT, check=True)
+        finally:
+            os.unlink(claim)
+        return target
 
 
-def train(target: Path, experiment: str, backbone: str, data: str, seed: int, test_clips: int) -> None:
-    """One run of train.py, unless it is there already."""
-    if (target / "metrics.json").is_file():
-        return
-    overrides = [
-        f"+experiment={experiment}",
-        f"backbone={backbone}",
-        f"data={data}",
-        f"seed={seed}",
-        f"data.prepare.test_clips={test_clips}",
-        f"zero_shot={str(seed == 0).lower()}",  # the bare backbone has no seed
-        f"hydra.run.dir={target}",
-    ]
-    print(f"== {target.relative_to(ROOT)}", flush=True)
-    subprocess.run([sys.executable, "train.py", *overrides], cwd=ROOT, check=True)
+def write_tables(study: Study, args: argparse.Namespace) -> None:
+    """One file per backbone and training flavour, with the control in each."""
+    tables = ROOT / "docs" / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for backbone in args.backbones:
+        for data in args.data:
+            runs = [study.bare(backbone)]
+            runs += [study.tuned(backbone, data, name, seed) for name in args.experiments for seed in args.seeds]
+            systems = collect(runs, [] if backbone == CONTROL else [study.bare(CONTROL)])
+            pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
+            text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+            (tables / f"{backbone}-{DATA[data]}.md").write_text(text, encoding="utf-8")
+            print(text)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", nargs="+", default=["lora"])
-    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS))
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
+    parser.add_argument("--only-runs", action="store_true", help="make runs, write no tables")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
     args = parser.parse_args()
-    tables = ROOT / "docs" / "tables"
-    tables.mkdir(parents=True, exist_ok=True)
-    for backbone in args.backbones:
-        for data in args.data:
-            runs = []
-            for experiment in args.experiments:
-                for seed in args.seeds:
-                    runs.append(run_dir(args.out, experiment, backbone, data, seed, args.test_clips))
-                    train(runs[-1], experiment, backbone, data, seed, args.test_clips)
-            text = markdown(table(collect(runs)))
-            (tables / f"{backbone}-{DATA[data]}.md").write_text(text, encoding="utf-8")
-            print(text)
+    study = Study(args.out.resolve(), args.test_clips)
+    for backbone in dict.fromkeys([*args.backbones, CONTROL]):
+        study.bare(backbone)
+    for seed in args.seeds:
+        for backbone in args.backbones:
+            for data in args.data:
+                for experiment in args.experiments:
+                    study.tuned(backbone, data, experiment, seed)
+    if not args.only_runs:
+        write_tables(study, args)
 
 
 if __name__ == "__main__":

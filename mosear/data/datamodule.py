@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -153,13 +154,22 @@ class ClipDataModule(LightningDataModule):
         """Test prompts in manifest order."""
         return self.eval_loader("test")
 
-    def eval_loader(self, split: str) -> DataLoader[Item]:
-        """Prompts without answers, in manifest order: the same batches in training and in evaluation."""
+    def eval_loader(self, split: str, *, at_most: int | None = None) -> DataLoader[Item]:
+        """Prompts without answers, in manifest order: the same batches in training and in evaluation.
+
+        Args:
+            split: train, val or test.
+            at_most: only so many clips, drawn by ``seed``.
+        """
         dataset: Dataset[Item] = self.dataset(split, with_answer=False)
+        size = len(self.manifest(split))
+        chosen: Sequence[int] = range(size)
+        if at_most is not None:  # not every nth: manifests often repeat labels or speakers in turn
+            chosen = sorted(np.random.default_rng(self.seed).permutation(size)[:at_most].tolist())
         if self.trainer is not None and self.trainer.world_size > 1:  # no clip twice: the shares may differ by one
-            dataset = Subset(
-                dataset, range(self.trainer.global_rank, len(self.manifest(split)), self.trainer.world_size)
-            )
+            chosen = chosen[self.trainer.global_rank :: self.trainer.world_size]
+        if len(chosen) < size:
+            dataset = Subset(dataset, chosen)
         return DataLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options())
 
     def sources(self, clip: Clip, split: str = "test") -> tuple[Path | None, Path | str | None]:

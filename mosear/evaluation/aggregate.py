@@ -46,14 +46,19 @@ class System:
         return min(len(seeds) for seeds in self.runs.values())
 
 
-def collect(run_dirs: Sequence[Path]) -> dict[str, System]:
+def collect(run_dirs: Sequence[Path], reference: Sequence[Path] = ()) -> dict[str, System]:
     """Read ``predictions.parquet`` and ``metrics.json`` of every run.
+
+    Args:
+        run_dirs: the runs to compare.
+        reference: runs on a backbone that is no further base but a control, say one without the bias; its systems are
+            named after it.
 
     Raises:
         ValueError: if a directory is not a finished run, or two runs have the same system, backbone and seed.
     """
     systems: dict[str, System] = {}
-    for run_dir in run_dirs:
+    for run_dir in (*run_dirs, *reference):
         for name in ("predictions.parquet", "metrics.json"):
             if not (run_dir / name).is_file():
                 raise ValueError(f"{run_dir} is not a finished run: it has no {name}. Give run directories.")
@@ -64,6 +69,8 @@ def collect(run_dirs: Sequence[Path]) -> dict[str, System]:
             own = sorted((row for row in rows if row.model == model), key=lambda row: row.id)
             steering = "" if own[0].steering == "none" else f" + {own[0].steering}"
             title = ("zero-shot" if model == "zero_shot" else name) + steering
+            if run_dir in reference:
+                title = f"{base}, {title}"
             seed = 0 if model == "zero_shot" else own[0].seed
             found = by_subset(own)
             groups = {subset: found[subset] for subset in info["subsets"]}  # in the benchmark's own order
@@ -106,9 +113,69 @@ def table(systems: Mapping[str, System], *, n_boot: int = 2000) -> list[list[str
     return rows
 
 
-def _cell(interval: bootstrap.Interval) -> str:
+AVERAGED = ("consistent", "video_aligned", "audio_aligned", "contextual")
+"""Subsets with all three modalities, whose mean says what a method gives and takes."""
+
+
+def mean_of_four(means: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mean over consistent, video-aligned, audio-aligned and contextual clips."""
+    return np.mean([means[subset] for subset in AVERAGED], axis=0)
+
+
+def differences(
+    systems: Mapping[str, System], pairs: Sequence[tuple[str, str]], *, n_boot: int = 2000, seed: int = 0
+) -> list[list[str]]:
+    """Header and one row per pair ``(a, b)``: a minus b in points, clips resampled together, with 95 % intervals.
+
+    Raises:
+        ValueError: if a pair names an unknown system, or two that share no base.
+    """
+    subsets = list(next(iter(next(iter(systems.values())).arrays().values())))
+    statistics: dict[str, tuple[bootstrap.Statistic | None, tuple[str, ...]]] = {
+        "conflict mean": (bootstrap.conflict_mean_statistic, CONFLICT),
+        "gap": (bootstrap.gap_statistic, CONFLICT),
+        "mean of four": (mean_of_four, AVERAGED),
+    }
+    statistics = {name: entry for name, entry in statistics.items() if set(entry[1]) <= set(subsets)}
+    rows = [["difference", *(subset.replace("_", " ") for subset in subsets), *statistics]]
+    for first, second in pairs:
+        for name in (first, second):
+            if name not in systems:
+                raise ValueError(f"There is no system {name!r} in these runs; there are: {', '.join(systems)}.")
+        a, b = systems[first].arrays(), systems[second].arrays()
+        shared = [base for base in a if base in b]
+        if not shared:
+            raise ValueError(f"{first!r} and {second!r} were run on different backbones: {list(a)} and {list(b)}.")
+        plain: dict[str, tuple[bootstrap.Statistic | None, tuple[str, ...]]] = {
+            name: (None, (name,)) for name in subsets
+        }
+        cells = [f"{first} - {second}"]
+        for statistic, parts in (plain | statistics).values():
+            left, right = (_parts(system, shared, parts) for system in (a, b))
+            cells.append(
+                _cell(
+                    bootstrap.nested_paired_difference(
+                        left, right, statistic, shared_clips=True, n_boot=n_boot, seed=seed
+                    ),
+                    sign="+",
+                )
+            )
+        rows.append(cells)
+    return rows
+
+
+def _parts(
+    system: Mapping[str, Mapping[str, np.ndarray]], bases: Sequence[str], parts: Sequence[str]
+) -> dict[str, bootstrap.Correctness]:
+    """``{base: [S, N]}`` of one subset, or ``{base: {subset: [S, N]}}`` of several."""
+    if len(parts) == 1:
+        return {base: system[base][parts[0]] for base in bases}
+    return {base: {part: system[base][part] for part in parts} for base in bases}
+
+
+def _cell(interval: bootstrap.Interval, sign: str = "") -> str:
     mean, low, high = (100 * value for value in interval)
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -121,14 +188,25 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
+    parser.add_argument(
+        "--minus",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("A", "B"),
+        help="also compare two systems, clip by clip",
+    )
+    parser.add_argument("--reference", nargs="+", type=Path, default=[], help="runs on a control backbone")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     parser.add_argument("--n-boot", type=int, default=2000, help="bootstrap replicates")
     args = parser.parse_args()
     try:
-        rows = table(collect(args.runs), n_boot=args.n_boot)
+        systems = collect(args.runs, args.reference)
+        text = markdown(table(systems, n_boot=args.n_boot))
+        if args.minus:
+            text += "\n" + markdown(differences(systems, args.minus, n_boot=args.n_boot))
     except ValueError as error:
         parser.error(str(error))
-    text = markdown(rows)
     print(text, end="")
     if args.markdown is not None:
         with written_atomically(args.markdown) as temporary:

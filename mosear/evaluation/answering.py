@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from mosear.evaluation.contribution import Contribution
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,13 @@ class Answering:
             text.
         max_new_tokens: for ``generate``.
         readings: also ask for what each modality says alone (three more passes; the late-fusion controls need them).
+        contribution: also measure how much each modality contributes. It reads label scores, whatever ``method`` is.
     """
 
     method: Literal["score", "generate"] = "score"
     max_new_tokens: int = 16
     readings: bool = True
+    contribution: Contribution = field(default_factory=Contribution)
 
     def __post_init__(self) -> None:
         if self.method not in ("score", "generate"):

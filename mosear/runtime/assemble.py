@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.datamodule import ClipDataModule
+    from mosear.evaluation.contribution import ClipValues
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Assembly:
-    """What a run works with."""
+    """What a run works with.
+
+    Attributes:
+        cfg: the resolved config.
+        run_dir: where everything goes.
+        backbone: with an adapter injected, once there is one.
+        data: the clips.
+        trainer: Lightning's.
+        callbacks: the trainer's.
+        contributions: by system, what a test measured of its modalities; empty unless the config asks for it.
+    """
 
     cfg: DictConfig
     run_dir: Path
@@ -35,6 +46,7 @@ class Assembly:
     data: ClipDataModule
     trainer: Trainer
     callbacks: list[Callback]
+    contributions: dict[str, list[ClipValues]] = field(default_factory=dict)
 
 
 def assemble(cfg: DictConfig) -> Assembly:

@@ -88,6 +88,8 @@ def test(parts: build.Assembly, tuner: EmotionTuner) -> list[PredictionRow]:
     """Predictions for the test split, in the manifest's order."""
     log.info("Testing (%s)", tuner.run["model"])
     parts.trainer.test(tuner, datamodule=parts.data, verbose=False)
+    if tuner.contributions:
+        parts.contributions[tuner.run["model"]] = tuner.contributions
     order = {clip.id: index for index, clip in enumerate(parts.data.manifest("test"))}
     return sorted(tuner.rows, key=lambda row: order[row.id])
 

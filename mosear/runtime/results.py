@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from mosear.evaluation.contribution import contribution_table, summarise_contribution
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
@@ -42,10 +43,14 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
         name: summarise(own, labels, benchmark=cfg.benchmark.name, steering=cfg.steering.name, seed=int(cfg.seed))
         for name, own in rows.items()
     }
+    for name, games in parts.contributions.items():
+        threshold = cfg.answering.contribution.collapse_threshold
+        summaries[name]["contribution"] = summarise_contribution(games, threshold=threshold, seed=int(cfg.seed))
     main = next(reversed(summaries))
     metrics = {**summaries[main], "model": main, "run": {k: v for k, v in info.items() if not isinstance(v, Mapping)}}
     if (reference := summaries.get("zero_shot")) is not None and main != "zero_shot":
-        metrics["zero_shot"] = {key: reference[key] for key in ("subsets", "conflict_mean", "gap")}
+        shared = ("subsets", "conflict_mean", "gap", "contribution")
+        metrics["zero_shot"] = {key: reference[key] for key in shared if key in reference}
     gate, gate_charts = gate_numbers(parts)
     if gate:
         metrics["gate"] = gate
@@ -135,6 +140,8 @@ def print_summary(
     else:
         table = single_table([*summaries.values()][-1])
     console.print(table)
+    if contribution := [*summaries.values()][-1].get("contribution"):
+        console.print(contribution_table(contribution))
     console.print("   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)))
     console.print(f"Report: {run_dir / 'report.html'}", soft_wrap=True)
 

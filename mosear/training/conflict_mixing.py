@@ -1,20 +1,23 @@
-"""Conflict mixing: the face of one clip with the voice of another, taught by what each of them says alone.
+"""Conflict mixing: the face of one clip with the voice of another, taught by what each of them shows alone.
 
 Consistent clips say nothing about which modality to believe when the two disagree, so no adapter can learn it from
-them. Mixing makes the disagreement and labels it without a human: the target pools the two unimodal readings by their
-confidence. The idea is that of MIDAS (Hwang, Choi and Whang, 2025, arXiv:2509.25831: misaligned samples, labelled by
-unimodal confidence, with weights for the weak modality and for hard samples), brought to a frozen omni-modal language
-model and its distribution over candidate labels. No label of a recombined clip is ever needed.
+them. Mixing makes the disagreement and labels it without a human: the target pools what the two sources show, by how
+clearly each shows it when it is read alone and by what the transcript supports. The idea is that of MIDAS (Hwang, Choi
+and Whang, 2025, arXiv:2509.25831: misaligned samples, labelled by unimodal confidence, with weights for the weak
+modality and for hard samples), brought to a frozen omni-modal language model and its distribution over candidate
+labels. Nobody says which modality is right in a recombined clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mosear.data.clip import Clip
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
@@ -23,6 +26,9 @@ from mosear.roles import TokenRole
 from mosear.training.batches import split_samples, without_answer
 from mosear.training.label_passes import UnimodalReader, one_pass_log_probs
 from mosear.training.mixing_target import (
+    Scale,
+    agreement,
+    log_odds,
     mixing_divergence,
     pooled_target,
     reliability,
@@ -45,33 +51,41 @@ class ConflictMixing:
     """Settings of conflict mixing.
 
         loss = CE(untouched clips) + weight * mean_b m_b KL(q_b || p_b)
+        q = w e_V + (1 - w) e_A
+        w = sigmoid(sharpness (s_V - s_A) + agreement (a_V - a_A))
 
-    with ``p`` the model's distribution over the candidate labels, ``q`` of :func:`~mosear.training.mixing_target`'s
-    ``pooled_target`` and sample weights ``m`` (all 1 unless one of the last two settings is on).
+    with ``p`` the model's distribution over the candidate labels, strengths ``s``, agreements ``a`` with the transcript
+    (:mod:`mosear.training.mixing_target`) and sample weights ``m`` (all 1 unless one of the last two settings is on).
 
     Attributes:
         rate: share of a batch's clips that give way to recombined ones, in [0, 1); 0 turns mixing off.
         weight: of the divergence in the loss.
-        sharpness: k in w = c_V^k / (c_V^k + c_A^k), the face's weight; 0 averages, large values pick the more
-            confident reading.
+        evidence: e, what a source says. ``label``: the label of the clip it comes from, which a consistent clip's face
+            and voice share. ``reading``: what the teacher reads from it alone; needs no labels.
+        sharpness: how strictly the clearer source wins; 0 averages.
+        agreement: how much a transcript counts that fits one source better than the other; 0 ignores it.
+        transcript: what a recombined clip says. ``none``; ``either``: the words of its face's or of its voice's clip;
+            ``any``: those, or a third clip's, or none.
+        scale: ``training`` compares strengths with what is usual for each modality on training clips: with a model that
+            reads voices better, or with clips whose voices are clearer, every voice would win else. ``none`` takes them
+            as they are.
+        scale_clips: training clips read for that, at the start.
         teacher: who reads the single modalities. ``frozen``: the backbone without the adapter (each clip is read once,
-            in its first epoch); ``adapted``: the model as it is now (two more passes over the mixed clips per step).
-        visual_temperature: calibrates the face's readings, softmax(log p / T), before their confidence is taken.
-        audio_temperature: the same for the voice.
-        keep_transcript: ``never``, or ``agree``: a recombined clip keeps the face's transcript if both clips have the
-            same label. That rule, alone in mixing, reads labels; those of training clips.
+            in its first epoch); ``adapted``: the model as it is now (three more passes over the mixed clips per step).
         weak_modality_weight: see :func:`~mosear.training.mixing_target.sample_weights`; 0 = off.
         hard_sample_weight: see :func:`~mosear.training.mixing_target.sample_weights`; 0 = off.
         seed: of the pairs.
     """
 
     rate: float = 0.0
-    weight: float = 0.5
-    sharpness: float = 8.0
+    weight: float = 1.0
+    evidence: Literal["label", "reading"] = "label"
+    sharpness: float = 2.0
+    agreement: float = 1.0
+    transcript: Literal["none", "either", "any"] = "either"
+    scale: Literal["training", "none"] = "training"
+    scale_clips: int = 300
     teacher: Literal["frozen", "adapted"] = "frozen"
-    visual_temperature: float = 1.0
-    audio_temperature: float = 1.0
-    keep_transcript: Literal["never", "agree"] = "never"
     weak_modality_weight: float = 0.0
     hard_sample_weight: float = 0.0
     seed: int = 0
@@ -80,26 +94,35 @@ class ConflictMixing:
         problems = []
         if not 0 <= self.rate < 1:
             problems.append(f"rate={self.rate} must be a share of the batch in [0, 1)")
-        for name in ("weight", "visual_temperature", "audio_temperature"):
-            if not getattr(self, name) > 0:
-                problems.append(f"{name}={getattr(self, name)} must be positive")
-        for name in ("sharpness", "weak_modality_weight", "hard_sample_weight", "seed"):
+        if not self.weight > 0:
+            problems.append(f"weight={self.weight} must be positive")
+        if self.scale_clips < 2:
+            problems.append(f"scale_clips={self.scale_clips} must be at least 2")
+        for name in ("sharpness", "agreement", "weak_modality_weight", "hard_sample_weight", "seed"):
             if not getattr(self, name) >= 0:
                 problems.append(f"{name}={getattr(self, name)} must not be negative")
-        if self.teacher not in ("frozen", "adapted"):
-            problems.append(f"teacher={self.teacher!r} must be 'frozen' or 'adapted'")
-        if self.keep_transcript not in ("never", "agree"):
-            problems.append(f"keep_transcript={self.keep_transcript!r} must be 'never' or 'agree'")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
         if problems:
             raise ValueError("ConflictMixing: " + "; ".join(problems) + ".")
 
 
+CHOICES = {
+    "evidence": ("label", "reading"),
+    "transcript": ("none", "either", "any"),
+    "scale": ("training", "none"),
+    "teacher": ("frozen", "adapted"),
+}
+
+
 @dataclass(frozen=True)
-class Pair:
-    """Positions in a batch: who lends the face (and gives its place away), and who lends the voice."""
+class Sources:
+    """Positions in a batch: who lends the face (and gives its place away), the voice, and the words (or nobody)."""
 
     face: int
     voice: int
+    words: int | None
 
 
 @dataclass(frozen=True)
@@ -110,13 +133,15 @@ class MixedClips:
         untouched: the clips that keep their place, with their answers.
         recombined: prompts of the recombined clips.
         faces: per recombined clip, the prompt of the whole clip that lends its face.
-        voices: per recombined clip, the prompt of the whole clip that lends its voice.
+        voices: the same for its voice.
+        words: the same for its transcript; ``None`` where it has none.
     """
 
     untouched: OmniBatch
     recombined: OmniBatch
     faces: list[Sample]
     voices: list[Sample]
+    words: list[Sample | None]
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,9 @@ class ConflictMixer:
         network: the PEFT model around it (a frozen teacher disables its adapter).
         builder: assembles the prompts of recombined clips.
         trie: the candidate labels.
+
+    Attributes:
+        scales: what strengths are compared with, by modality; see :attr:`ConflictMixing.scale`.
     """
 
     def __init__(
@@ -155,47 +183,62 @@ class ConflictMixer:
     ) -> None:
         self.config, self.backbone, self.builder, self.trie = config, backbone, builder, trie
         self.reader = UnimodalReader(backbone, network, trie, builder.pad_id, frozen=config.teacher == "frozen")
+        self.scales: dict[str, Scale] | None = None
+        if config.scale == "none":
+            self.scales = {"visual": Scale(), "audio": Scale()}
 
     def mix(self, data: OmniBatch, step: int) -> MixedClips | None:
         """Recombine a batch with encoded media; ``None`` if this step leaves it alone."""
         both = data.hidden_keys("visual").any(1) & data.hidden_keys("audio").any(1)
-        eligible = both.nonzero().flatten().tolist()
-        pairs = draw_pairs(eligible, len(data), rate=self.config.rate, seed=self.config.seed, step=step)
-        pairs = self._fitting(data, pairs)
-        if not pairs:
+        config = self.config
+        sources = draw_sources(
+            both.nonzero().flatten().tolist(),
+            len(data),
+            rate=config.rate,
+            transcript=config.transcript,
+            seed=config.seed,
+            step=step,
+        )
+        sources = self._fitting(data, sources)
+        if not sources:
             return None
         samples = split_samples(data)
-        taken = {pair.face for pair in pairs}
-        kept = [sample for index, sample in enumerate(samples) if index not in taken]
-        mixed = [self.recombine(samples[pair.face], samples[pair.voice]) for pair in pairs]
+        prompts = {i: without_answer(samples[i]) for s in sources for i in (s.face, s.voice, s.words) if i is not None}
+        taken = {own.face for own in sources}
         return MixedClips(
-            untouched=self._batch(kept),
-            recombined=self._batch(mixed),
-            faces=[without_answer(samples[pair.face]) for pair in pairs],
-            voices=[without_answer(samples[pair.voice]) for pair in pairs],
+            untouched=self._batch([sample for index, sample in enumerate(samples) if index not in taken]),
+            recombined=self._batch([self.recombine(samples, own) for own in sources]),
+            faces=[prompts[own.face] for own in sources],
+            voices=[prompts[own.voice] for own in sources],
+            words=[
+                None if i is None or samples[i].clip.text is None else prompts[i] for i in (s.words for s in sources)
+            ],
         )
 
-    def recombine(self, face: Sample, voice: Sample) -> Sample:
-        """The prompt of a clip with one sample's face and the other's voice, from their encoded media."""
-        clip = recombined_clip(face.clip, voice.clip, self.config.keep_transcript)
+    def recombine(self, samples: Sequence[Sample], sources: Sources) -> Sample:
+        """The prompt of a clip with one sample's face, another's voice and somebody's words, from encoded media."""
+        face, voice = samples[sources.face], samples[sources.voice]
+        text = None if sources.words is None else samples[sources.words].clip.text
         # Positions are computed on the CPU; the features stay where they are.
         videos = [replace(video, grid=video.grid.cpu()) for video in face.media.videos]
-        return self.builder.build(clip, replace(face.media, videos=videos, audios=voice.media.audios))
+        return self.builder.build(
+            recombined_clip(face.clip, voice.clip, text),
+            replace(face.media, videos=videos, audios=voice.media.audios),
+        )
 
     def step(self, mixed: MixedClips) -> MixingStep:
         """Read the single modalities, then score the model on the recombined clips (with gradients)."""
         config = self.config
-        p_visual = (self.reader(mixed.faces, "visual") / config.visual_temperature).softmax(-1)
-        p_audio = (self.reader(mixed.voices, "audio") / config.audio_temperature).softmax(-1)
-        w = reliability(p_visual, p_audio, config.sharpness)
-        target = pooled_target(p_visual, p_audio, w)
+        visual, audio, w = self.target_parts(mixed)
+        target = pooled_target(visual, audio, w)
         scores, state = one_pass_log_probs(self.backbone, mixed.recombined, self.trie)
         log_p = scores.log_softmax(-1)
+        student = log_p.detach().exp()
         weights = sample_weights(
-            log_p.detach().exp(),
+            student,
             target,
-            p_visual,
-            p_audio,
+            visual,
+            audio,
             w,
             weak_modality=config.weak_modality_weight,
             hard_sample=config.hard_sample_weight,
@@ -204,24 +247,92 @@ class ConflictMixer:
         logs = {
             "mixing_loss": loss.detach(),
             "mixing_visual_share": w.mean(),
-            "mixing_student_visual_share": visual_share(log_p.detach().exp(), p_visual, p_audio),
+            "mixing_student_visual_share": visual_share(student, visual, audio),
         }
         return MixingStep(loss, logs, state)
 
-    def _fitting(self, data: OmniBatch, pairs: list[Pair]) -> list[Pair]:
-        """Without pairs that would be too long, which a long face with a long voice can be."""
-        if not pairs:
-            return pairs
-        prompts = data.prompt_mask.sum(1).tolist()
+    def target_parts(self, mixed: MixedClips) -> tuple[Tensor, Tensor, Tensor]:
+        """``e_V [B, C]``, ``e_A [B, C]`` and ``w [B]`` of :class:`ConflictMixing`."""
+        assert self.scales is not None, "scales are fitted before the first step"
+        strengths, evidence = {}, {}
+        for modality, prompts in (("visual", mixed.faces), ("audio", mixed.voices)):
+            log_p = self.reader(prompts, modality)
+            strengths[modality] = self.scales[modality](self._log_odds(log_p, prompts))
+            evidence[modality] = self._evidence(log_p, prompts)
+        support: Tensor | float = 0.0
+        if self.config.agreement and any(mixed.words):
+            p_text = self._transcripts(mixed.words)
+            support = self.config.agreement * (
+                agreement(evidence["visual"], p_text) - agreement(evidence["audio"], p_text)
+            )
+        w = reliability(strengths["visual"], strengths["audio"], self.config.sharpness, support)
+        return evidence["visual"], evidence["audio"], w
+
+    def fit_scales(self, batches: Iterable[OmniBatch], gather: Callable[[list[Any]], list[Any]]) -> None:
+        """Learn what is usual for each modality from training clips, with encoded media.
+
+        Args:
+            batches: prompts; those of this process.
+            gather: joins the lists of all processes.
+        """
+        odds: list[tuple[str, float]] = []
+        for batch in batches:
+            prompts = [without_answer(sample) for sample in split_samples(batch)]
+            for modality in ("visual", "audio"):
+                has = batch.hidden_keys(modality).any(1).tolist()
+                own = [prompt for prompt, present in zip(prompts, has, strict=True) if present]
+                if own:
+                    odds += [(modality, value) for value in self._log_odds(self.reader(own, modality), own).tolist()]
+        found = gather(odds)
+        values = {modality: [value for name, value in found if name == modality] for modality in ("visual", "audio")}
+        for modality, own_values in values.items():
+            if len(own_values) < 2:
+                raise ValueError(
+                    "mixing.scale=training compares each modality with what is usual in training, but "
+                    f"{len(own_values)} of the clips read carry {modality}. Train on clips with picture and sound, or "
+                    "without mixing."
+                )
+        self.scales = {modality: Scale.of(torch.tensor(own)) for modality, own in values.items()}
+
+    def _log_odds(self, log_p: Tensor, prompts: Sequence[Sample]) -> Tensor:
+        return log_odds(log_p, self._labels(prompts) if self.config.evidence == "label" else None)
+
+    def _evidence(self, log_p: Tensor, prompts: Sequence[Sample]) -> Tensor:
+        if self.config.evidence == "reading":
+            return log_p.softmax(-1)
+        return one_hot(self._labels(prompts), len(self.trie.labels)).to(log_p)
+
+    def _labels(self, prompts: Sequence[Sample]) -> Tensor:
+        labels = [self.trie.labels.index(str(prompt.clip.label)) for prompt in prompts]
+        return torch.tensor(labels, device=self.backbone.device)
+
+    def _transcripts(self, words: Sequence[Sample | None]) -> Tensor:
+        """What the teacher reads from the words alone: ``[B, C]``, NaN rows where there are none."""
+        said = [prompt for prompt in words if prompt is not None]
+        read = iter(self.reader(said, "text").softmax(-1))
+        silent = torch.full((len(self.trie.labels),), float("nan"), device=self.backbone.device)
+        return torch.stack([silent if prompt is None else next(read) for prompt in words])
+
+    def _fitting(self, data: OmniBatch, sources: list[Sources]) -> list[Sources]:
+        """Without clips that would be too long, which a long face with a long voice can be."""
+        if not sources:
+            return sources
+        prompts, said = data.prompt_mask.sum(1).tolist(), data.transcript.sum(1).tolist()
         sounds = (data.roles == int(TokenRole.AUDIO)).sum(1).tolist()
-        longest = self.builder.max_tokens
-        return [p for p in pairs if prompts[p.face] - sounds[p.face] + sounds[p.voice] <= longest]
+
+        def length(own: Sources) -> int:
+            words = 0 if own.words is None else said[own.words]
+            return int(prompts[own.face] - sounds[own.face] - said[own.face] + sounds[own.voice] + words)
+
+        return [own for own in sources if length(own) <= self.builder.max_tokens]
 
     def _batch(self, samples: Sequence[Sample]) -> OmniBatch:
         return collate(samples, self.builder.pad_id).to(self.backbone.device)
 
 
-def draw_pairs(eligible: Sequence[int], batch_size: int, *, rate: float, seed: int, step: int) -> list[Pair]:
+def draw_sources(
+    eligible: Sequence[int], batch_size: int, *, rate: float, transcript: str, seed: int, step: int
+) -> list[Sources]:
     """Who is recombined with whom: a function of its arguments, whatever the process.
 
     ``rate * batch_size`` clips on average (never all of a batch) lend their faces; their voices come from a random
@@ -232,6 +343,7 @@ def draw_pairs(eligible: Sequence[int], batch_size: int, *, rate: float, seed: i
         eligible: positions of clips with picture and sound.
         batch_size: clips of the batch.
         rate: see :class:`ConflictMixing`.
+        transcript: see :class:`ConflictMixing`.
         seed: see :class:`ConflictMixing`.
         step: optimiser steps so far.
     """
@@ -241,16 +353,26 @@ def draw_pairs(eligible: Sequence[int], batch_size: int, *, rate: float, seed: i
     count = int(rate * batch_size + generator.random())  # rounds up as often as the fraction says
     order = [int(index) for index in generator.permutation(np.asarray(eligible))]
     count = min(count, len(order), batch_size - 1)
-    return [Pair(order[i], order[(i + 1) % len(order)]) for i in range(count)]
+    drawn = []
+    for i in range(count):
+        face, voice = order[i], order[(i + 1) % len(order)]
+        options = WORDS[transcript]
+        choice = options[int(generator.integers(len(options)))]
+        third = int(generator.integers(batch_size))
+        drawn.append(Sources(face, voice, {"face": face, "voice": voice, "third": third}.get(choice)))
+    return drawn
 
 
-def recombined_clip(face: Clip, voice: Clip, keep_transcript: str) -> Clip:
+WORDS = {"none": ("nobody",), "either": ("face", "voice"), "any": ("face", "voice", "third", "nobody")}
+"""Whose words a recombined clip may have, each as often as the others."""
+
+
+def recombined_clip(face: Clip, voice: Clip, text: str | None) -> Clip:
     """A clip with the picture of ``face`` and the sound of ``voice``, without a label."""
-    keep = keep_transcript == "agree" and face.label is not None and face.label == voice.label
     return Clip(
         id=f"{face.id}+{voice.id}",
         video=face.video,
         audio=voice.video if voice.audio == "video" else voice.audio,
-        text=face.text if keep else None,
+        text=text,
         split=face.split,
     )

@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FLOOR = 1e-4
+"""Least agreement with a transcript, so that one sure reading of a text cannot outweigh everything."""
 
-def reliability(p_visual: Tensor, p_audio: Tensor, sharpness: float) -> Tensor:
-    """Weight of the face's reading.
 
-        w = c_V^k / (c_V^k + c_A^k) = sigmoid(k (log c_V - log c_A)),     c = max over labels of p
+def log_odds(log_p: Tensor, labels: Tensor | None = None) -> Tensor:
+    """How clearly a reading says something.
+
+        log p_y - log (1 - p_y),     p = softmax(log_p)
 
     Args:
-        p_visual: ``[B, C]`` read from the face alone.
-        p_audio: ``[B, C]`` read from the voice alone.
-        sharpness: k.
+        log_p: ``[B, C]`` log-probabilities, normalised over the candidates or not.
+        labels: ``[B]`` y; ``None`` = each reading's own top label.
+
+    Returns:
+        ``[B]``; unlike p itself it tells a sure reading from a surer one.
+    """
+    target = log_p.argmax(-1) if labels is None else labels
+    own = F.one_hot(target, log_p.shape[-1]).bool()
+    return log_p[own] - log_p.masked_fill(own, float("-inf")).logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is usual for one modality: ``strength = (log odds - mean) / std``."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def of(cls, odds: Tensor) -> Scale:
+        """Fitted to the log-odds ``[N]`` of calibration clips."""
+        assert len(odds) > 1, "a spread takes two clips"
+        return cls(float(odds.mean()), max(float(odds.std()), 1e-3))
+
+    def __call__(self, odds: Tensor) -> Tensor:
+        """Strengths that two modalities can be compared in."""
+        return (odds - self.mean) / self.std
+
+
+def agreement(evidence: Tensor, p_text: Tensor) -> Tensor:
+    """``log sum over labels of evidence * p_text``: ``[B]`` from two ``[B, C]`` distributions.
+
+    NaN rows of ``p_text`` (no transcript) give 0 for every evidence: they favour nobody.
+    """
+    return (evidence * p_text).sum(-1).clamp(min=FLOOR).log().nan_to_num(0.0)
+
+
+def reliability(visual: Tensor, audio: Tensor, sharpness: float, support: Tensor | float = 0.0) -> Tensor:
+    """Weight of the face's evidence.
+
+        w = sigmoid(sharpness * (s_V - s_A) + support)
+
+    Args:
+        visual: ``[B]`` strengths of the faces.
+        audio: ``[B]`` strengths of the voices.
+        sharpness: 0 averages, large values pick the stronger.
+        support: ``[B]``, how much more the transcript agrees with the face.
 
     Returns:
         ``[B]`` in (0, 1).
     """
-    return torch.sigmoid(sharpness * (p_visual.amax(-1).log() - p_audio.amax(-1).log()))
+    return torch.sigmoid(sharpness * (visual - audio) + support)
 
 
 def pooled_target(p_visual: Tensor, p_audio: Tensor, w: Tensor) -> Tensor:
-    """``q = w p_V + (1 - w) p_A``: ``[B, C]`` from two ``[B, C]`` and ``w [B]``."""
+    """``q = w p_V + (1 - w) p_A``: ``[B, C]`` from what face and voice say, ``[B, C]`` each, and ``w [B]``."""
     return w[:, None] * p_visual + (1 - w[:, None]) * p_audio
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from mosear.data.dataset import BadClip, ClipBatch
 from mosear.data.prompt import Prompt
 from mosear.data.sample import OmniBatch, SampleBuilder
 from mosear.evaluation.answering import Answering
+from mosear.evaluation.contribution import ClipValues
+from mosear.evaluation.contribution_passes import clip_values
 from mosear.evaluation.generation import generate_text
 from mosear.evaluation.parsing import parse_answer
 from mosear.evaluation.predictions import PredictionRow
@@ -25,11 +27,15 @@ from mosear.experts.state import SequenceState, sequence_state
 from mosear.training.batches import split_media
 from mosear.training.conflict_mixing import ConflictMixer, ConflictMixing
 from mosear.training.loss import answer_loss
+from mosear.training.mixing_target import Scale
 from mosear.training.modality_dropout import dropped_modality
 from mosear.training.optim import Tuning, build_optimiser, build_schedule
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
+
+MIXING_SCALES = "mixing_scales"
+"""Where a checkpoint keeps what conflict mixing has learned about the modalities."""
 
 
 class EmotionTuner(LightningModule):
@@ -72,9 +78,23 @@ class EmotionTuner(LightningModule):
                 raise ValueError(f"Conflict mixing (rate={mixing.rate}) assembles prompts: pass builder=data.builder.")
             self.mixer = ConflictMixer(mixing, backbone, network, builder, self.trie)
         self.rows: list[PredictionRow] = []
+        self.contributions: list[ClipValues] = []
+        self._measured: frozenset[str] = frozenset()
         self._validation: list[tuple[str, bool, float]] = []
 
     # -- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Conflict mixing learns what is usual for each modality (a resumed run takes it from its checkpoint)."""
+        if self.mixer is not None and self.mixer.scales is None:
+            self.mixer.fit_scales(self._scale_batches(self.mixer.config.scale_clips), gathered)
+            self.on_train_epoch_start()
+
+    def _scale_batches(self, clips: int) -> Iterator[OmniBatch]:
+        """This process's part of an even sample of the training clips, encoded."""
+        for batch in self.trainer.datamodule.eval_loader("train", at_most=clips):  # type: ignore[attr-defined]
+            if batch.data is not None:
+                yield self.encoded(batch.to(self.device))
 
     def on_train_epoch_start(self) -> None:
         """Adapters train (their dropout is on); the frozen towers stay in evaluation mode."""
@@ -167,18 +187,23 @@ class EmotionTuner(LightningModule):
             self.log(f"val/{subset}/accuracy", sum(own) / len(own))
 
     def on_test_epoch_start(self) -> None:
-        """Start a fresh table of predictions."""
-        self.rows = []
+        """Start a fresh table of predictions, and choose the clips whose modalities are weighed."""
+        self.rows, self.contributions = [], []
+        settings = self.answering.contribution
+        if settings.enabled:
+            self._measured = settings.chosen(self.trainer.datamodule.manifest("test"))  # type: ignore[attr-defined]
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Answer every clip; a clip with bad media is a row without a prediction, so it counts as wrong."""
         self.rows += [self.bad_row(bad) for bad in batch.bad]
         if batch.data is not None:
-            self.rows += self.answer(self.encoded(batch))
+            data = self.encoded(batch)
+            self.rows += self.answer(data)
+            self.contributions += clip_values(self.backbone, data, self.trie, self._measured)
 
     def on_test_epoch_end(self) -> None:
         """Every process has answered its share of the clips; each gets all rows."""
-        self.rows = gathered(self.rows)
+        self.rows, self.contributions = gathered(self.rows), gathered(self.contributions)
 
     def answer(self, data: OmniBatch) -> list[PredictionRow]:
         """Predictions for a batch with encoded media."""
@@ -244,11 +269,15 @@ class EmotionTuner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Frozen weights never enter a checkpoint."""
+        if self.mixer is not None and self.mixer.scales is not None:
+            checkpoint[MIXING_SCALES] = {name: asdict(scale) for name, scale in self.mixer.scales.items()}
         keep = self.trainable_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in keep}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Only frozen keys may be missing, and nothing may be foreign."""
+        if self.mixer is not None and MIXING_SCALES in checkpoint:
+            self.mixer.scales = {name: Scale(**scale) for name, scale in checkpoint[MIXING_SCALES].items()}
         found, expected = set(checkpoint["state_dict"]), self.trainable_names()
         if found != expected:
             raise ValueError(

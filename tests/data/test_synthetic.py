@@ -529,3 +529,13 @@ def test_command_line_help_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--test-clips" in done.stdout
+
+
+def test_missing_subsets_may_be_smaller(tmp_path) -> None:
+    sizes = {"seed": 3, "train_clips": 1, "val_clips": 2, "test_clips": 3, "workers": 1}
+    counts = json.loads((ensure_corpus(tmp_path, **sizes, missing_clips=2) / "corpus.json").read_text())["counts"][
+        "test"
+    ]
+    assert counts["contextual"] == 3 and counts["missing_video"] == counts["missing_text"] == 2
+    counts = json.loads((ensure_corpus(tmp_path, **sizes) / "corpus.json").read_text())["counts"]["test"]
+    assert set(counts.values()) == {3}

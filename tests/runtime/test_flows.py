@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mosear.data.synthetic.corpus import ensure_corpus
-from mosear.evaluation.aggregate import collect, table
+from mosear.evaluation.aggregate import collect, differences, table
 from mosear.evaluation.predictions import read_predictions
 
 ROOT = Path(__file__).parents[2]
@@ -177,5 +177,18 @@ def test_aggregate_lists_systems_and_controls(trained):
     rows = table(systems, n_boot=50)
     assert rows[0][:2] == ["system", "bases x seeds"] and rows[0][-2:] == ["conflict mean", "gap"]
     assert all(len(row) == len(rows[0]) for row in rows)
+    rows = differences(systems, [("lora", "zero-shot"), ("lora", "lora")], n_boot=50)
+    assert rows[0][-3:] == ["conflict mean", "gap", "mean of four"] and rows[1][0] == "lora - zero-shot"
+    hits = {
+        name: {k: v["tiny-omni"][k].mean() for k in v["tiny-omni"]}
+        for name, v in ((name, systems[name].arrays()) for name in ("lora", "zero-shot"))
+    }
+    column = rows[0].index("consistent")
+    assert float(rows[1][column].split()[0]) == pytest.approx(
+        100 * (hits["lora"]["consistent"] - hits["zero-shot"]["consistent"]), abs=0.06
+    )
+    assert all(cell.startswith(("+0.0 [", "-0.0 [")) for cell in rows[2][1:])
+    with pytest.raises(ValueError, match="no system 'mose' in these runs; there are: zero-shot"):
+        differences(systems, [("lora", "mose")])
     with pytest.raises(ValueError, match="not a finished run"):
         collect([trained[0] / "adapter"])

@@ -21,9 +21,12 @@ from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distr
 from mosear.experts import MoSEConfig
 from mosear.experts.state import conductor_of
 from mosear.training.batches import split_samples, without_answer
-from mosear.training.conflict_mixing import ConflictMixing, Pair, draw_pairs
+from mosear.training.conflict_mixing import ConflictMixing, Sources, draw_sources
 from mosear.training.label_passes import eval_mode, one_pass_log_probs
 from mosear.training.mixing_target import (
+    Scale,
+    agreement,
+    log_odds,
     mixing_divergence,
     pooled_target,
     reliability,
@@ -76,7 +79,7 @@ def tuner_of(
     """A module without a trainer, and what it logs."""
     prompt = Prompt()
     builder = SampleBuilder(own.processor, own.family, prompt, interleave=interleave)
-    settings = ConflictMixing(**{"rate": 0.5, **mixing})
+    settings = ConflictMixing(**{"rate": 0.5, "scale": "none", **mixing})
     tuner = EmotionTuner(own, model, prompt, Tuning(), Answering(), mixing=settings, builder=builder)
     logged: dict[str, float] = {}
     tuner.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
@@ -111,13 +114,17 @@ def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return dict(zip(named, found, strict=True))
 
 
-# -- pairs -----------------------------------------------------------------------------------------------------------
+# -- sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_pairs_are_a_function_of_seed_and_step() -> None:
-    def draw(seed: int, step: int) -> list[Pair]:
+def drawn(eligible: Any, size: int, step: int = 0, **options: Any) -> list[Sources]:
+    return draw_sources(eligible, size, step=step, **{"rate": 0.5, "transcript": "either", "seed": 0, **options})
+
+
+def test_sources_are_a_function_of_seed_and_step() -> None:
+    def draw(seed: int, step: int) -> list[Sources]:
         torch.manual_seed(np.random.randint(1 << 30))  # global generators do not matter
-        return draw_pairs(range(16), 16, rate=0.5, seed=seed, step=step)
+        return drawn(range(16), 16, step, seed=seed)
 
     assert draw(0, 7) == draw(0, 7)
     assert draw(0, 7) != draw(0, 8) and draw(0, 7) != draw(1, 7)
@@ -125,34 +132,50 @@ def test_pairs_are_a_function_of_seed_and_step() -> None:
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize(("size", "eligible"), [(2, 2), (8, 8), (8, 5), (8, 2)])
-def test_pairs_take_their_share(rate: float, size: int, eligible: int) -> None:
-    steps = [draw_pairs(range(eligible), size, rate=rate, seed=3, step=step) for step in range(400)]
-    for pairs in steps:
-        assert all(pair.face != pair.voice for pair in pairs)
-        assert len({pair.face for pair in pairs}) == len({pair.voice for pair in pairs}) == len(pairs)
-        assert {p.face for p in pairs} | {p.voice for p in pairs} <= set(range(eligible))
-        assert len(pairs) < size, "a clip with a label is always left"
+def test_sources_take_their_share(rate: float, size: int, eligible: int) -> None:
+    steps = [drawn(range(eligible), size, step, rate=rate, seed=3) for step in range(400)]
+    for own in steps:
+        assert all(s.face != s.voice for s in own)
+        assert len({s.face for s in own}) == len({s.voice for s in own}) == len(own)
+        assert {s.face for s in own} | {s.voice for s in own} <= set(range(eligible))
+        assert len(own) < size, "a clip with a label is always left"
     wanted = rate * size
     floor, ceiling = (min(int(wanted) + extra, eligible, size - 1) for extra in (0, 1))
     expected = floor + (wanted - int(wanted)) * (ceiling - floor)
-    assert np.mean([len(pairs) for pairs in steps]) == pytest.approx(expected, abs=0.08)
+    assert np.mean([len(own) for own in steps]) == pytest.approx(expected, abs=0.08)
+
+
+def test_whose_words() -> None:
+    def origins(transcript: str) -> list[str]:
+        found = []
+        for step in range(300):
+            for s in drawn(range(8), 8, step, transcript=transcript):
+                known = {None: "nobody", s.face: "face", s.voice: "voice"}
+                found.append(known.get(s.words, "third"))
+        return found
+
+    assert set(origins("none")) == {"nobody"}
+    either, any_ = origins("either"), origins("any")
+    assert set(either) == {"face", "voice"} and set(any_) == {"face", "voice", "third", "nobody"}
+    assert either.count("face") / len(either) == pytest.approx(0.5, abs=0.05)
+    assert any_.count("nobody") / len(any_) == pytest.approx(0.25, abs=0.05)
 
 
 def test_nobody_is_a_partner_alone() -> None:
-    assert draw_pairs([3], 8, rate=0.9, seed=0, step=0) == []
-    assert draw_pairs([], 8, rate=0.9, seed=0, step=0) == []
+    assert drawn([3], 8, rate=0.9) == []
+    assert drawn([], 8, rate=0.9) == []
 
 
-def test_pairs_do_not_depend_on_the_number_of_processes(qwen25: OmniBackbone) -> None:
-    """Two accumulated batches of one process, and one batch on each of two: the same global batch, the same pairs."""
+def test_sources_do_not_depend_on_the_number_of_processes(qwen25: OmniBackbone) -> None:
+    """Two accumulated batches of one process, and one batch on each of two: the same global batch, the same sources."""
     own, model = adapted(qwen25, "lora")
     batches = [training_batch(own), training_batch(own, LABELS[::-1])]
 
-    def recombined(tuner: EmotionTuner, data: OmniBatch, step: int) -> list[str]:
+    def recombined(tuner: EmotionTuner, data: OmniBatch, step: int) -> list[tuple[str, str | None]]:
         assert tuner.mixer is not None
         mixed = tuner.mixer.mix(data, step)
         assert mixed is not None
-        return [clip.id for clip in mixed.recombined.clips]
+        return [(clip.id, clip.text) for clip in mixed.recombined.clips]
 
     single, (first, second) = tuner_of(own, model)[0], (tuner_of(own, model)[0] for _ in range(2))
     for step in range(3):
@@ -183,32 +206,32 @@ def literal_sample(
     return SampleBuilder(own.processor, own.family, Prompt(), interleave=interleave).build(clip, media)
 
 
-@pytest.mark.parametrize(("keep", "interleave"), [("never", False), ("agree", False), ("agree", True)])
-def test_recombined_clips_are_built_from_one_face_and_another_voice(
-    backbone: OmniBackbone, keep: str, interleave: bool
+@pytest.mark.parametrize(("transcript", "interleave"), [("none", False), ("either", False), ("any", True)])
+def test_recombined_clips_are_built_from_their_sources(
+    backbone: OmniBackbone, transcript: str, interleave: bool
 ) -> None:
     own, model = adapted(backbone, "lora")
-    tuner, _ = tuner_of(own, model, keep_transcript=keep, interleave=interleave)
+    tuner, _ = tuner_of(own, model, transcript=transcript, interleave=interleave)
     data, pad = training_batch(own, interleave=interleave), own.processor.tokenizer.pad_token_id
     assert tuner.mixer is not None
-    kept_text = 0
+    texts = 0
     for step in range(6):
-        pairs = draw_pairs(sorted(ELIGIBLE), len(data), rate=0.5, seed=0, step=step)
+        sources = drawn(sorted(ELIGIBLE), len(data), step, transcript=transcript)
         mixed = tuner.mixer.mix(data, step)
         assert mixed is not None
         samples, expected = split_samples(data), []
-        for pair in pairs:
-            agrees = keep == "agree" and LABELS[pair.face] == LABELS[pair.voice]
-            kept_text += agrees and data.clips[pair.face].text is not None
-            text = data.clips[pair.face].text if agrees else None
-            expected.append(literal_sample(own, samples[pair.face], samples[pair.voice], text, interleave))
+        for each in sources:
+            text = None if each.words is None else data.clips[each.words].text
+            texts += text is not None
+            expected.append(literal_sample(own, samples[each.face], samples[each.voice], text, interleave))
         assert same_batch(mixed.recombined, collate(expected, pad))
-        for pair, clip in zip(pairs, mixed.recombined.clips, strict=True):
-            assert clip.id == f"clip-{pair.face}+clip-{pair.voice}" and clip.label is None
-        assert mixed.untouched.clips == [c for i, c in enumerate(data.clips) if i not in {p.face for p in pairs}]
-        rest = [s for i, s in enumerate(samples) if i not in {p.face for p in pairs}]
-        assert same_batch(mixed.untouched, collate(rest, pad))
-    assert bool(kept_text) == (keep == "agree")
+        for each, clip, words in zip(sources, mixed.recombined.clips, mixed.words, strict=True):
+            assert clip.id == f"clip-{each.face}+clip-{each.voice}" and clip.label is None
+            assert (None if words is None else words.clip.text) == clip.text
+        taken = {each.face for each in sources}
+        assert mixed.untouched.clips == [c for i, c in enumerate(data.clips) if i not in taken]
+        assert same_batch(mixed.untouched, collate([s for i, s in enumerate(samples) if i not in taken], pad))
+    assert bool(texts) == (transcript != "none")
 
 
 def test_clips_without_picture_or_sound_never_take_part(qwen25: OmniBackbone) -> None:
@@ -223,7 +246,7 @@ def test_clips_without_picture_or_sound_never_take_part(qwen25: OmniBackbone) ->
         assert used <= {f"clip-{index}" for index in ELIGIBLE}
 
 
-def test_pairs_that_would_be_too_long_are_left_alone(qwen25: OmniBackbone) -> None:
+def test_sources_that_would_make_a_clip_too_long_are_left_alone(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25, "lora")
     tuner, _ = tuner_of(own, model, rate=0.5)
     data = training_batch(own)
@@ -242,14 +265,40 @@ def test_pairs_that_would_be_too_long_are_left_alone(qwen25: OmniBackbone) -> No
 # -- target, weights -------------------------------------------------------------------------------------------------
 
 
+def test_log_odds_by_hand() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    expected = torch.tensor([0.7 / 0.3, 0.8 / 0.2]).log()
+    torch.testing.assert_close(log_odds(p.log()), expected)
+    torch.testing.assert_close(log_odds(p.log() + 5), expected)  # normalised or not
+    torch.testing.assert_close(log_odds(p.log(), torch.tensor([1, 0])), torch.tensor([0.2 / 0.8, 0.1 / 0.9]).log())
+    sure = torch.tensor([[0.0, -60.0], [0.0, -50.0]])
+    torch.testing.assert_close(log_odds(sure), torch.tensor([60.0, 50.0]))  # both are 1.0 as probabilities
+
+
+def test_scale_by_hand() -> None:
+    scale = Scale.of(torch.tensor([1.0, 3.0, 5.0]))
+    assert (scale.mean, scale.std) == (3.0, 2.0)
+    assert scale(torch.tensor([7.0])).item() == 2.0
+    assert Scale.of(torch.tensor([2.0, 2.0])).std > 0
+
+
+def test_agreement_by_hand() -> None:
+    evidence = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [1.0, 0.0]])
+    p_text = torch.tensor([[0.9, 0.1], [0.9, 0.1], [1.0, 0.0], [float("nan")] * 2])
+    torch.testing.assert_close(agreement(evidence, p_text), torch.tensor([0.9, 0.5, 1e-4, 1.0]).log())
+
+
 def test_target_by_hand() -> None:
-    p_v, p_a = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.2, 0.4, 0.4]])
-    w = reliability(p_v, p_a, sharpness=2.0)
-    assert w.item() == pytest.approx(0.64 / (0.64 + 0.16))
-    expected = torch.tensor([[0.8 * 0.8 + 0.2 * 0.2, 0.8 * 0.1 + 0.2 * 0.4, 0.8 * 0.1 + 0.2 * 0.4]])
-    torch.testing.assert_close(pooled_target(p_v, p_a, w), expected)
-    assert reliability(p_v, p_a, sharpness=0.0).item() == 0.5
-    assert reliability(p_v, p_a, sharpness=1e4).item() == 1.0
+    e_v, e_a = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.2, 0.4, 0.4]])
+    s_v, s_a = torch.tensor([1.5]), torch.tensor([1.0])
+    w = reliability(s_v, s_a, sharpness=2.0)
+    assert w.item() == pytest.approx(1 / (1 + np.exp(-1.0)))
+    supported = reliability(s_v, s_a, 2.0, support=torch.tensor([-1.0]))
+    assert supported.item() == pytest.approx(0.5)
+    expected = torch.tensor([[w.item() + (1 - w.item()) * 0.2, (1 - w.item()) * 0.4, (1 - w.item()) * 0.4]])
+    torch.testing.assert_close(pooled_target(e_v, e_a, w), expected)
+    assert reliability(s_v, s_a, sharpness=0.0).item() == 0.5
+    assert reliability(s_v, s_a, sharpness=1e4).item() == 1.0
 
 
 def test_divergence_is_kl_from_the_target() -> None:
@@ -262,7 +311,7 @@ def test_divergence_is_kl_from_the_target() -> None:
 def test_weights_by_hand() -> None:
     p_v = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
     p_a = torch.tensor([[0.3, 0.7], [0.1, 0.9]])
-    w = reliability(p_v, p_a, 1.0)
+    w = torch.tensor([0.75, 0.4])
     q = pooled_target(p_v, p_a, w)
     assert sample_weights(p_a, q, p_v, p_a, w).tolist() == [1.0, 1.0]
     assert visual_share(p_a, p_v, p_a).item() == 0.0 and visual_share(p_v, p_v, p_a).item() == pytest.approx(1.0)
@@ -295,42 +344,57 @@ def test_one_pass_scores_equal_two_pass_scores_and_gradients(
         torch.testing.assert_close(gradient, reference[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def literal_step(tuner: EmotionTuner, data: OmniBatch, mixing: ConflictMixing, step: int) -> tuple[Tensor, Tensor]:
-    """The divergence and the target, clip by clip, from evaluation's own functions."""
+def literal_step(tuner: EmotionTuner, data: OmniBatch, mixing: ConflictMixing, step: int) -> Tensor:
+    """The divergence, clip by clip, from evaluation's own functions."""
     own, model, pad = tuner.backbone, tuner.network, tuner.backbone.processor.tokenizer.pad_token_id
-    divergences, targets = [], []
-    for pair in draw_pairs(sorted(ELIGIBLE), len(data), rate=mixing.rate, seed=mixing.seed, step=step):
-        samples = split_samples(data)
-        builder = SampleBuilder(own.processor, own.family, Prompt())
-        readings = []
-        for index, modality in ((pair.face, "visual"), (pair.voice, "audio")):
-            prompt = collate([builder.build(data.clips[index], samples[index].media)], pad)
-            with torch.no_grad(), eval_mode(model):
-                if mixing.teacher == "frozen":
-                    with model.disable_adapter():
-                        readings.append(unimodal_distributions(own, prompt, tuner.trie)[modality][0])
-                else:
-                    readings.append(unimodal_distributions(own, prompt, tuner.trie)[modality][0])
-        p_v = readings[0] ** (1 / mixing.visual_temperature)
-        p_a = readings[1] ** (1 / mixing.audio_temperature)
-        p_v, p_a = p_v / p_v.sum(), p_a / p_a.sum()
-        w = p_v.max() ** mixing.sharpness / (p_v.max() ** mixing.sharpness + p_a.max() ** mixing.sharpness)
-        q = w * p_v + (1 - w) * p_a
-        sample = literal_sample(own, samples[pair.face], samples[pair.voice], None)
+    assert tuner.mixer is not None and tuner.mixer.scales is not None
+    samples = split_samples(data)
+    builder = SampleBuilder(own.processor, own.family, Prompt())
+
+    def read(index: int, modality: str) -> Tensor:
+        prompt = collate([builder.build(data.clips[index], samples[index].media)], pad)
+        with torch.no_grad(), eval_mode(model):
+            if mixing.teacher == "adapted":
+                return unimodal_distributions(own, prompt, tuner.trie)[modality][0]
+            with model.disable_adapter():
+                return unimodal_distributions(own, prompt, tuner.trie)[modality][0]
+
+    divergences = []
+    for each in drawn(sorted(ELIGIBLE), len(data), step, transcript=mixing.transcript):
+        strength, evidence = {}, {}
+        for index, modality in ((each.face, "visual"), (each.voice, "audio")):
+            p = read(index, modality)
+            label = tuner.trie.labels.index(str(data.clips[index].label))
+            of = label if mixing.evidence == "label" else int(p.argmax())
+            scale = tuner.mixer.scales[modality]
+            strength[modality] = ((p[of] / (1 - p[of])).log() - scale.mean) / scale.std
+            evidence[modality] = torch.eye(len(p))[label] if mixing.evidence == "label" else p
+        support: Tensor | float = 0.0
+        text = None if each.words is None else data.clips[each.words].text
+        if each.words is not None and text is not None:
+            p_text = read(each.words, "text")
+            fits = {m: (evidence[m] * p_text).sum().clamp(min=1e-4).log() for m in evidence}
+            support = mixing.agreement * (fits["visual"] - fits["audio"])
+        w = torch.sigmoid(mixing.sharpness * (strength["visual"] - strength["audio"]) + support)
+        q = w * evidence["visual"] + (1 - w) * evidence["audio"]
+        sample = literal_sample(own, samples[each.face], samples[each.voice], text)
         log_p = label_log_probs(own, collate([sample], pad), tuner.trie)[0].log_softmax(-1)
-        divergences.append((q * (q.log() - log_p)).sum())
-        targets.append(q)
-    return torch.stack(divergences).mean(), torch.stack(targets)
+        divergences.append((torch.xlogy(q, q) - q * log_p).sum())
+    return torch.stack(divergences).mean()
 
 
+@pytest.mark.parametrize("evidence", ["label", "reading"])
 @pytest.mark.parametrize("teacher", ["frozen", "adapted"])
-def test_loss_and_gradient_equal_the_literal_ones(backbone: OmniBackbone, method: str, teacher: str) -> None:
+def test_loss_and_gradient_equal_the_literal_ones(
+    backbone: OmniBackbone, method: str, teacher: str, evidence: str
+) -> None:
     own, model = adapted(backbone, method)
-    settings = {"teacher": teacher, "visual_temperature": 0.5, "audio_temperature": 2.0, "weight": 0.7}
+    settings = {"teacher": teacher, "evidence": evidence, "agreement": 0.8, "transcript": "any", "weight": 0.7}
     tuner, logged = tuner_of(own, model, **settings)
     assert tuner.mixer is not None
+    tuner.mixer.scales = {"visual": Scale(0.3, 0.5), "audio": Scale(-0.2, 2.0)}
     data = training_batch(own)
-    divergence, _ = literal_step(tuner, data, tuner.mixer.config, step=0)
+    divergence = literal_step(tuner, data, tuner.mixer.config, step=0)
     mixed = tuner.mixer.mix(data, 0)
     assert mixed is not None
     cross_entropy, state = tuner.answer_step(mixed.untouched)
@@ -451,7 +515,7 @@ def test_an_adapted_teacher_follows_the_adapter(qwen25: OmniBackbone) -> None:
     assert tuner.mixer.reader.known == {}
 
 
-# -- no labels -------------------------------------------------------------------------------------------------------
+# -- which labels ------------------------------------------------------------------------------------------------------
 
 
 class Forbidden(str):
@@ -474,11 +538,11 @@ def with_forbidden_labels(data: OmniBatch) -> OmniBatch:
     return replace(data, clips=clips)
 
 
-def test_mixing_reads_no_label(qwen25: OmniBackbone) -> None:
+def test_readings_need_no_label(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25, "lora")
     outcomes = []
     for labels in (LABELS, LABELS[::-1]):
-        tuner, _ = tuner_of(own, model)
+        tuner, _ = tuner_of(own, model, evidence="reading")
         assert tuner.mixer is not None
         mixed = tuner.mixer.mix(with_forbidden_labels(training_batch(own, labels)), 0)
         assert mixed is not None and (mixed.recombined.labels == -100).all()
@@ -487,12 +551,66 @@ def test_mixing_reads_no_label(qwen25: OmniBackbone) -> None:
     assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-4)
 
 
-def test_the_agreement_rule_is_what_reads_labels(qwen25: OmniBackbone) -> None:
+def test_modality_labels_are_never_read(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25, "lora")
-    tuner, _ = tuner_of(own, model, keep_transcript="agree")
+    tuner, _ = tuner_of(own, model)
     assert tuner.mixer is not None
-    with pytest.raises(AssertionError, match="mixing read a label"):
-        tuner.mixer.mix(with_forbidden_labels(training_batch(own)), 0)
+    data = with_forbidden_labels(training_batch(own))
+    for clip, label in zip(data.clips, LABELS, strict=True):
+        object.__setattr__(clip, "label", label)
+    mixed = tuner.mixer.mix(data, 0)
+    assert mixed is not None
+    tuner.mixer.step(mixed)
+
+
+# -- scales ----------------------------------------------------------------------------------------------------------
+
+
+def test_scales_are_those_of_the_given_clips(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25, "lora")
+    tuner, _ = tuner_of(own, model, scale="training")
+    mixer = tuner.mixer
+    assert mixer is not None and mixer.scales is None
+    batches = [training_batch(own), training_batch(own, LABELS[::-1])]
+    mixer.fit_scales(batches, lambda own_list: own_list)
+    assert mixer.scales is not None
+    for modality, part in (("visual", "video"), ("audio", "audio")):
+        odds = []
+        for batch in batches:
+            with torch.no_grad(), eval_mode(model), model.disable_adapter():
+                p = unimodal_distributions(own, batch_of_prompts(own, batch), tuner.trie)[modality]
+            for kind, clip, row in zip(KINDS, batch.clips, p, strict=True):
+                if part in kind:
+                    y = tuner.trie.labels.index(str(clip.label))
+                    odds.append(float((row[y] / (1 - row[y])).log()))
+        assert mixer.scales[modality].mean == pytest.approx(np.mean(odds), abs=1e-3)
+        assert mixer.scales[modality].std == pytest.approx(np.std(odds, ddof=1), abs=1e-3)
+    split = [mixer.scales]
+    mixer.fit_scales(batches[:1], lambda own_list: own_list)  # another process has the rest
+    assert mixer.scales != split[0]
+
+
+def batch_of_prompts(own: OmniBackbone, data: OmniBatch) -> OmniBatch:
+    return collate([without_answer(s) for s in split_samples(data)], own.processor.tokenizer.pad_token_id)
+
+
+def test_scales_need_both_modalities(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25, "lora")
+    tuner, _ = tuner_of(own, model, scale="training")
+    assert tuner.mixer is not None
+    with pytest.raises(ValueError, match=r"0 of the clips read carry visual"):
+        tuner.mixer.fit_scales([], lambda own_list: own_list)
+
+
+def test_scales_travel_with_the_checkpoint(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25, "lora")
+    first, second = (tuner_of(own, model, scale="training")[0] for _ in range(2))
+    assert first.mixer is not None and second.mixer is not None
+    first.mixer.fit_scales([training_batch(own)], lambda own_list: own_list)
+    checkpoint: dict[str, Any] = {"state_dict": first.state_dict()}
+    first.on_save_checkpoint(checkpoint)
+    second.on_load_checkpoint(checkpoint)
+    assert second.mixer.scales == first.mixer.scales
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -504,9 +622,10 @@ def test_the_agreement_rule_is_what_reads_labels(qwen25: OmniBackbone) -> None:
         ({"rate": 1.0}, r"rate=1.0 must be a share .* \[0, 1\)"),
         ({"weight": 0.0}, "weight=0.0 must be positive"),
         ({"sharpness": -1.0}, "sharpness=-1.0 must not be negative"),
-        ({"teacher": "oracle"}, "teacher='oracle' must be 'frozen' or 'adapted'"),
-        ({"keep_transcript": "always"}, "keep_transcript='always'"),
-        ({"visual_temperature": 0.0, "hard_sample_weight": -1.0}, "visual_temperature=0.0 .* hard_sample_weight=-1.0"),
+        ({"teacher": "oracle"}, "teacher='oracle' must be one of frozen, adapted"),
+        ({"transcript": "always"}, "transcript='always' must be one of none, either, any"),
+        ({"agreement": -1.0, "evidence": "x"}, "agreement=-1.0 .* evidence='x'"),
+        ({"scale_clips": 1}, "scale_clips=1 must be at least 2"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:

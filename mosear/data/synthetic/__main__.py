@@ -20,6 +20,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-clips", type=int, default=1200, help="clips in each training flavour")
     parser.add_argument("--val-clips", type=int, default=300, help="consistent validation clips, half per conflict")
     parser.add_argument("--test-clips", type=int, default=300, help="clips in each test subset")
+    parser.add_argument(
+        "--missing-clips", type=int, default=None, help="clips in each test subset without a modality (as many)"
+    )
     parser.add_argument("--size", type=int, default=112, help="height and width of the frames in pixels")
     parser.add_argument("--workers", type=int, default=None, help="rendering processes (default: one per core)")
     return parser.parse_args()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.mp4 import write_clip
-from mosear.data.synthetic.plans import GROUPS, MANIFESTS, ClipPlan, Group, clip_rngs, plan_clip
+from mosear.data.synthetic.plans import GROUPS, MANIFESTS, MISSING_SUBSETS, ClipPlan, Group, clip_rngs, plan_clip
 from mosear.files import written_atomically
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def group_size(group: Group, sizes: dict[str, int]) -> int:
     """Clips in a group. Each conflict subset of val is half as large as its consistent one."""
     if group.split == "val" and group.subset != "consistent":
         return sizes["val_clips"] // 2
+    if group.subset in MISSING_SUBSETS and "missing_clips" in sizes:
+        return sizes["missing_clips"]
     return sizes[f"{group.split}_clips"]
 
 
@@ -66,6 +68,7 @@ def ensure_corpus(
     val_clips: int = 300,
     workers: int | None = None,
     size: int = 112,
+    missing_clips: int | None = None,
 ) -> Path:
     """Makes sure that the corpus stands complete under `root`, rendering only what is missing.
 
@@ -80,6 +83,7 @@ def ensure_corpus(
         val_clips: Consistent validation clips; each validation conflict subset has half as many.
         workers: Rendering processes; all cores by default. Never changes a clip.
         size: Height and width of the frames.
+        missing_clips: Clips in each test subset that lacks a modality; None for as many as in the others.
 
     Returns:
         The root.
@@ -89,6 +93,8 @@ def ensure_corpus(
     """
     root = Path(root)
     sizes = {"train_clips": train_clips, "val_clips": val_clips, "test_clips": test_clips}
+    if missing_clips is not None:
+        sizes["missing_clips"] = missing_clips
     _check_arguments(sizes, size, workers)
     wanted = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
     found = _read_record(root)

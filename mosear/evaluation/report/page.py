@@ -14,6 +14,7 @@ from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.content import Example, LineChart
+from mosear.evaluation.report.contribution import contribution_section
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
@@ -52,7 +53,8 @@ def write_report(
         run_info: what ran. Scalars on the top level form one table; each nested mapping becomes a table of its own with
             dotted keys ("config", "versions", ...).
         summaries: ``{system: summarise(...)}``. "zero_shot", or else the first one, is the baseline of every
-            comparison; "tuned", or else the last one, makes the headline.
+            comparison; "tuned", or else the last one, makes the headline. What ``summarise_contribution`` returns may
+            stand in it under "contribution".
         predictions: ``{system: rows}`` behind the summaries, for paired differences.
         labels: the label list.
         examples: clips to show.
@@ -132,6 +134,7 @@ def _context(
         "bar_axis": svg.axis({0.0: "0 %", 0.25: "25", 0.5: "50", 0.75: "75", 1.0: "100 %"}),
         "forests": [_forest(name, differences[name]) for name in names[1:]],
         "matrices": _matrices(summaries, names, labels),
+        "contribution": contribution_section(summaries, names),
         "examples": [_example(example, labels, colours) for example in examples],
         "charts": [_chart(chart) for chart in charts],
         "run_tables": _run_tables(run_info),

@@ -55,6 +55,23 @@ def accuracy_bar(
     return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{_BAR_HEIGHT}"')
 
 
+def share_bar(
+    shares: Sequence[tuple[str, float]], interval: Sequence[float] | None, *, mark: float, label: str
+) -> Markup:
+    """One bar of (css class, share) segments that add up to 1, a whisker at the end of the first, and a dotted mark."""
+    body, start = _grid((0, 0.25, 0.5, 0.75, 1), _BAR_HEIGHT), 0.0
+    for css, share in shares:
+        body += (
+            f'<rect class="bar {css}" x="{_percent(start)}" y="3.5" width="{_percent(share)}" '
+            f'height="{_BAR_HEIGHT - 7}"/>'
+        )
+        start += share
+    body += _grid((mark,), _BAR_HEIGHT, "threshold")
+    if interval is not None:
+        body += _whisker(interval[0], interval[1], _BAR_HEIGHT / 2)
+    return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{_BAR_HEIGHT}"')
+
+
 def axis(ticks: Mapping[float, str]) -> Markup:
     """Tick labels under a stack of bars; keys are positions in [0, 1]."""
     anchors = {0.0: "start", 1.0: "end"}
