@@ -9,14 +9,13 @@ modality gate depends on all of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mosear.backbones.labels import LabelTrie
 from mosear.backbones.masks import causal_mask, tree_mask
 from mosear.experts.state import sequence_state
 
@@ -24,70 +23,7 @@ if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.sample import OmniBatch
 
-
-@dataclass(frozen=True)
-class LabelTrie:
-    """Candidate labels as token paths that end with the end token.
-
-    Attributes:
-        labels: the candidates, in the order of the scores.
-        tokens: token of each inner node (a node that some token follows), ``N`` of them.
-        parents: parent of each inner node, -1 for the prompt.
-        paths: per label, the ``(parent node, token)`` steps whose log-probabilities add up to its score.
-    """
-
-    labels: tuple[str, ...]
-    tokens: tuple[int, ...]
-    parents: tuple[int, ...]
-    paths: tuple[tuple[tuple[int, int], ...], ...]
-
-    @classmethod
-    def build(cls, labels: Sequence[str], token_ids: Sequence[Sequence[int]]) -> LabelTrie:
-        """``token_ids[i]`` spells ``labels[i]`` and closes with the end token."""
-        nodes: dict[tuple[int, ...], int] = {}
-        tokens: list[int] = []
-        parents: list[int] = []
-        paths = []
-        seen: dict[tuple[int, ...], str] = {}
-        for label, ids in zip(labels, token_ids, strict=True):
-            if (twin := seen.setdefault(tuple(ids), label)) != label:
-                raise ValueError(
-                    f"Labels {twin!r} and {label!r} have the same tokens {list(ids)}: the model cannot tell them apart."
-                )
-            parent, path = -1, []
-            for depth, token in enumerate(ids):
-                path.append((parent, token))
-                if depth == len(ids) - 1:
-                    break
-                prefix = tuple(ids[: depth + 1])
-                if prefix not in nodes:
-                    nodes[prefix] = len(tokens)
-                    tokens.append(token)
-                    parents.append(parent)
-                parent = nodes[prefix]
-            paths.append(tuple(path))
-        return cls(tuple(labels), tuple(tokens), tuple(parents), tuple(paths))
-
-    @classmethod
-    def of(cls, labels: Sequence[str], tokenizer: Any) -> LabelTrie:
-        """Spell the labels with a tokenizer; each closes with its end token."""
-        spelled = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
-        return cls.build(labels, [[*ids, tokenizer.eos_token_id] for ids in spelled])
-
-    def depths(self) -> list[int]:
-        """Distance of each inner node from the prompt, from 0."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        return depths
-
-    def ancestors(self) -> Tensor:
-        """bool ``[N, N]``: node i descends from, or is, node j."""
-        matrix = torch.eye(len(self.tokens), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                matrix[node] |= matrix[parent]
-        return matrix
+__all__ = ["UNIMODAL", "LabelTrie", "available_modalities", "label_log_probs", "unimodal_distributions"]
 
 
 def label_log_probs(
@@ -125,19 +61,13 @@ def label_log_probs(
     mask = batch.attention_mask if hidden_keys is None else causal_mask(batch.attention_mask, hidden_keys)
     embeds, extra = backbone.embed(batch.input_ids, batch.media)
     cache = DynamicCache()
-    with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask, hidden=hidden_keys):
+    with sequence_state(
+        backbone, roles=batch.roles, prompt_mask=batch.prompt_mask, hidden=hidden_keys, transcript=batch.transcript
+    ):
         prompt = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
         nodes = _node_log_probs(backbone, batch, trie, cache, hidden_keys)
     after_prompt = backbone.lm_head(prompt[:, -1:]).float().log_softmax(-1)
-    steps = torch.cat([after_prompt, nodes], dim=1)
-    parents = [[parent + 1 for parent, _ in path] for path in trie.paths]
-    return torch.stack(
-        [
-            steps[:, parent, [token for _, token in path]].sum(-1)
-            for parent, path in zip(parents, trie.paths, strict=True)
-        ],
-        dim=1,
-    )
+    return trie.scores(torch.cat([after_prompt, nodes], dim=1))
 
 
 def _node_log_probs(

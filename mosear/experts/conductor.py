@@ -1,6 +1,6 @@
 """Hooks that bring roles and gate weights to the adapted projections of one model.
 
-    thinker's inner model     notes the input ids, from which roles can be derived
+    thinker's inner model     notes the input ids, from which roles can be derived (backbones/hooks.py)
       language model          starts a pass: new sequences, or the continuation of a cache
         decoder layer         runs its gate, puts the result into its own arguments
           attention           takes it out again and shows it to the projections of its decoder layer
@@ -11,18 +11,17 @@ put into the arguments is kept by the checkpoint, and the attention hook, which 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from mosear.backbones.hooks import InputRoles, arguments
 from mosear.experts.gate import MoSEGate
 from mosear.experts.layer import LayerSlot
-from mosear.experts.passes import ForwardPass, GatedCache, bind
-from mosear.experts.state import SequenceState
-from mosear.roles import token_roles
+from mosear.experts.passes import ForwardPass, bind, bound
+from mosear.experts.state import SequenceState, open_states
 
 if TYPE_CHECKING:
     from mosear.backbones.families.base import OmniFamily
@@ -63,17 +62,15 @@ class Conductor:
     """
 
     def __init__(self, model: nn.Module, family: OmniFamily, configs: dict[str, MoSEConfig]) -> None:
-        self.family, self.configs = family, configs
+        self.configs = configs
         self.language_model = model.get_submodule(family.language_model_path)
-        self.states: list[SequenceState] = []
+        self.states = open_states(model)
         self.gates: dict[int, MoSEGate] = {}
         self.listeners: list[Callable[[SequenceState], None]] = []  # told after each prompt pass
-        self._ids: tuple[Tensor, Tensor | None] | None = None
+        self._input = InputRoles(model, family)
         self._current: ForwardPass | None = None
         self._started: SequenceState | None = None
         self._handles: list[Any] = []
-        inner = model.get_submodule(family.language_model_path.rpartition(".")[0])
-        self._hook(inner, self._note_ids, self._forget_ids)
         self._hook(self.language_model, self._begin, self._end)
 
     def add_gate(self, gate: MoSEGate, decoder_layer: Any) -> None:
@@ -87,21 +84,12 @@ class Conductor:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._input.detach()
 
     def _hook(self, module: nn.Module, before: Any, after: Any = None) -> None:
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         if after is not None:
             self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-
-    # -- the thinker ------------------------------------------------------------------------------------------------
-
-    def _note_ids(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        given = _arguments(module, args, kwargs)
-        ids = given.get("input_ids")
-        self._ids = None if ids is None else (ids, given.get("attention_mask"))
-
-    def _forget_ids(self, *_: Any) -> None:
-        self._ids = None
 
     # -- the language model -----------------------------------------------------------------------------------------
 
@@ -111,11 +99,11 @@ class Conductor:
         if adapter is None:
             return
         self._refuse_reentrant()
-        given = _arguments(module, args, kwargs)
+        given = arguments(module, args, kwargs)
         tokens = given.get("inputs_embeds")
         if tokens is None:
             tokens = given["input_ids"]
-            self._ids = (tokens, given.get("attention_mask"))
+            self._input.note(given)
         batch, length = tokens.shape[:2]
         key_values = given.get("past_key_values")
         if key_values is not None and int(key_values.get_seq_length()) > 0:
@@ -128,13 +116,13 @@ class Conductor:
         started, self._started = self._started, None
         if current is None or current.pooling is None or output is None:  # off, a continuation, or an exception
             return
-        key_values = _arguments(module, args, kwargs).get("past_key_values")
+        key_values = arguments(module, args, kwargs).get("past_key_values")
         if key_values is None:
             key_values = getattr(output, "past_key_values", None)
         if key_values is not None and int(key_values.get_seq_length()) > 0:
             bind(key_values, current)
         assert started is not None
-        for listener in self.listeners:
+        for listener in [] if started.quiet else self.listeners:
             listener(started)
 
     def _adapter(self) -> str | None:
@@ -149,7 +137,7 @@ class Conductor:
         state = self.states[-1] if self.states else SequenceState()
         if self.language_model.training and state.prompt_mask is None:
             raise ValueError(NO_PROMPT_MASK)
-        described = state.described(self._derived_roles(batch, length), batch, length)
+        described = state.described(self._input.of(batch, length), batch, length)
         if described is None:
             raise ValueError(NO_ROLES)
         self._started = state
@@ -160,28 +148,17 @@ class Conductor:
     def _continue(self, key_values: Any, batch: int, length: int, adapter: str) -> ForwardPass:
         if length > 1 and not self.states:
             raise ValueError(CHUNKED.format(length=length))
-        if not isinstance(key_values, GatedCache) or not key_values.gate_weights:
+        gates = bound(key_values)
+        if gates is None:
             raise ValueError(NO_GATE_WEIGHTS)
-        if key_values.gate_adapter != adapter:
+        if gates.note != adapter:
+            raise ValueError(f"This KV cache was filled under adapter {gates.note!r}, but {adapter!r} is active.")
+        if len(gates) != batch:
             raise ValueError(
-                f"This KV cache was filled under adapter {key_values.gate_adapter!r}, but {adapter!r} is active."
+                f"The KV cache holds {len(gates)} prompts, but the pass continues {batch} sequences. Expand the cache "
+                "with its own batch_repeat_interleave or batch_select_indices, which take the gate weights along."
             )
-        rows = len(next(iter(key_values.gate_weights.values())))
-        if rows != batch:
-            raise ValueError(
-                f"The KV cache holds {rows} prompts, but the pass continues {batch} sequences. Expand the cache with "
-                "its own batch_repeat_interleave or batch_select_indices, which take the gate weights along."
-            )
-        return ForwardPass.after_prompt(key_values.gate_weights, batch, length, adapter)
-
-    def _derived_roles(self, batch: int, length: int) -> Tensor | None:
-        if self._ids is None:
-            return None
-        ids, mask = self._ids
-        # generate() may hand over a mask that is already four-dimensional, which no longer says what is padding.
-        if tuple(ids.shape) != (batch, length) or (mask is not None and (mask_shape(mask) != (batch, length))):
-            return None
-        return token_roles(ids, mask, audio_ids=self.family.audio_ids, visual_ids=self.family.visual_ids)
+        return ForwardPass.after_prompt(gates.tensors, batch, length, adapter)
 
     def _refuse_reentrant(self) -> None:
         layer: Any = next(iter(self.language_model.get_submodule("layers").children()))
@@ -204,15 +181,3 @@ class Conductor:
     def _enter_attention(self, slot: LayerSlot, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         slot.current = kwargs.get(ARGUMENT)
         return args, {name: value for name, value in kwargs.items() if name != ARGUMENT}
-
-
-def mask_shape(mask: Any) -> tuple[int, ...] | None:
-    """Shape of a mask that is a tensor (transformers also passes dictionaries of masks)."""
-    return tuple(mask.shape) if isinstance(mask, Tensor) else None
-
-
-def _arguments(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by name."""
-    if not args:
-        return kwargs
-    return {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs}

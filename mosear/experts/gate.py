@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mosear.experts.config import MoSEConfig
-from mosear.experts.layer import LayerSlot, MoSELayer
+from mosear.experts.layer import LayerSlot, LowRank, MoSELayer
 from mosear.experts.passes import GROUPS
 
 EPSILON = 1e-6
@@ -28,18 +28,19 @@ class MoSEGate(nn.Module, MoSELayer):
     """
 
     adapter_layer_names = ("mose_W",)
-    other_param_names = ("normalised",)
+    other_param_names = ("normalised", "settings")
 
     def __init__(self, index: int, hidden_size: int, device: torch.device) -> None:
         super().__init__()
         self.index, self.hidden_size, self.device = index, hidden_size, device
         self.mose_W = nn.ParameterDict()
         self.normalised: dict[str, bool] = {}
+        self.settings: dict[str, LowRank] = {}
         self.slot = LayerSlot()
 
     def update_layer(self, adapter_name: str, config: MoSEConfig) -> None:
         """Add an adapter's gate; a uniform one has no parameters."""
-        self.normalised[adapter_name] = config.gate_norm
+        self.normalised[adapter_name], self.settings[adapter_name] = config.gate_norm, LowRank.of(config)
         if config.gate == "learned":
             self.mose_W[adapter_name] = nn.Parameter(
                 torch.zeros(len(GROUPS), 2 * self.hidden_size, device=self.device, dtype=torch.float32)

@@ -36,6 +36,12 @@ class LowRank:
     shared: bool
     dropout: float
 
+    @classmethod
+    def of(cls, config: MoSEConfig) -> LowRank:
+        """As a config says."""
+        shared = config.share_a == "all"
+        return cls(config.r, config.alpha / config.r, config.experts_per_group, shared, config.dropout)
+
 
 class MoSELayer(BaseTunerLayer):
     """What PEFT finds and switches: projections and gates."""
@@ -94,9 +100,8 @@ class MoSELinear(nn.Module, MoSELayer):
     def update_layer(self, adapter_name: str, config: MoSEConfig) -> None:
         """Add an adapter; ``B`` is zero, so the layer's output does not change."""
         groups, experts = len(GROUPS), config.experts_per_group
-        shared = config.share_a == "all"
-        self.settings[adapter_name] = LowRank(config.r, config.alpha / config.r, experts, shared, config.dropout)
-        self.mose_A[adapter_name] = _kaiming((1 if shared else groups) * config.r, self.in_features)
+        settings = self.settings[adapter_name] = LowRank.of(config)
+        self.mose_A[adapter_name] = _kaiming((1 if settings.shared else groups) * config.r, self.in_features)
         self.mose_B[adapter_name] = nn.Parameter(torch.zeros(self.out_features, groups * experts * config.r))
         if experts > 1:
             # Not zero: experts that start with equal shares get equal gradients and would stay equal for ever.
@@ -116,24 +121,47 @@ class MoSELinear(nn.Module, MoSELayer):
                 "A MoSE projection ran outside a pass of the language model: no roles, no gate weights. Call "
                 "the model, its language model or OmniBackbone.hidden_states; or use disable_adapter()."
             )
-        return result + self.update(x, name, self.slot.current).to(result.dtype)
+        # In place on our own tensor, never on the base layer's, which may be a view or be held by a hook.
+        return self.update(x, name, self.slot.current).to(result.dtype).add_(result)
 
     def update(self, x: Tensor, name: str, current: LayerPass) -> Tensor:
-        """What the experts add: ``[B, L, out]``."""
+        """What the experts add: ``[B, L, out]``, a fresh tensor."""
         settings, a, b = self.settings[name], self.mose_A[name], self.mose_B[name]
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(a.dtype)
         hidden = F.linear(F.dropout(x, settings.dropout, self.training), a)
-        scale = (settings.scaling * current.scale).to(hidden).reshape(*x.shape[:-1], len(GROUPS), 1)
-        ranks = hidden.unflatten(-1, (-1, settings.r)) * scale
+        scale = current.scale.to(hidden).reshape(*x.shape[:-1], len(GROUPS), 1, settings.r)
         if settings.experts > 1:
             shares = F.linear(x, self.mose_R[name]).unflatten(-1, (len(GROUPS), -1)).float().softmax(-1)
             current.note_load(id(self), shares)
-            ranks = shares.to(ranks)[..., None] * ranks[..., None, :]
-        return F.linear(ranks.flatten(len(x.shape) - 1), b)
+            scale = scale * shares.to(hidden)[..., None]
+        # Cast here: autocast does not reach into a Function's backward.
+        update: Tensor = ScaledProduct.apply(hidden.unflatten(-1, (-1, 1, settings.r)), scale, b.to(hidden.dtype))
+        return update
 
     def __repr__(self) -> str:
         return "mose." + super().__repr__()
+
+
+class ScaledProduct(torch.autograd.Function):
+    """``y = (h * s) B^T``, keeping ``h`` and ``s`` for backward and not their product.
+
+    ``s`` is shared by the projections of a decoder layer, so a projection keeps as much as plain LoRA does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, scale: Tensor, b: Tensor) -> Tensor:
+        """``h [..., 3 or 1, 1, r]``, ``s [..., 3, K, r]``, ``B [out, 3Kr]`` to ``[..., out]``."""
+        ctx.save_for_backward(hidden, scale, b)
+        return F.linear((hidden * scale).flatten(-3), b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``h``, ``s`` and ``B``."""
+        hidden, scale, b = ctx.saved_tensors
+        of_ranks = (gradient @ b).view_as(scale)
+        of_b = gradient.flatten(0, -2).t() @ (hidden * scale).flatten(-3).flatten(0, -2)
+        return (of_ranks * scale).sum_to_size(hidden.shape), of_ranks * hidden, of_b
 
 
 def _kaiming(rows: int, columns: int) -> nn.Parameter:

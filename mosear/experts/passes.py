@@ -7,15 +7,17 @@ checkpointed layer that runs again in backward sees those of its own pass, whate
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mosear.backbones.prompt_cache import PromptRows, attach, attached
 from mosear.roles import TokenRole
 
 GROUPS = ("visual", "non_visual", "omni")
+OWNER = "mose"
+"""Under which a KV cache carries our rows."""
 
 
 @dataclass
@@ -60,19 +62,42 @@ class ForwardPass:
         masks = torch.tensor([0.0, 1.0, 1.0], device=some.device).expand(batch, length, -1)
         return cls(masks, None, adapter, weights=weights)
 
-    def enter(self, index: int, gate: Any, hidden: Tensor) -> LayerPass:
-        """What decoder layer ``index`` needs, from its input ``[B, L, D]``."""
+    def enter(self, index: int, gate: Any, hidden: Tensor) -> LayerPass | None:
+        """What decoder layer ``index`` needs, from its input ``[B, L, D]``; ``None`` if it lacks this adapter."""
         if self.pooling is not None:
             self.weights[index] = gate(hidden, self.pooling)
-        weights = self.weights[index].to(hidden.device)
-        return LayerPass(len(GROUPS) * weights[:, None] * self.masks.to(hidden.device), self)
+        settings = gate.settings.get(self.adapter)
+        if settings is None:
+            return None
+        return self.layer(self.weights[index].to(hidden.device), settings.r, settings.scaling)
+
+    def layer(self, weights: Tensor, r: int, scaling: float) -> LayerPass:
+        """The factors of a decoder layer's low-rank states, once for all its projections.
+
+        Args:
+            weights: ``w [B, 3]`` of that layer.
+            r: rank of a group.
+            scaling: ``alpha / r``.
+        """
+        kind = weights.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights.dtype
+        factors = (scaling * len(GROUPS) * weights).to(dtype)[:, None, :, None].expand(-1, -1, -1, r)
+        return LayerPass(self.masks.to(weights.device, dtype)[..., None] * factors, weights, self)
 
 
 @dataclass
 class LayerPass:
-    """A pass as one decoder layer sees it: ``scale [B, L, 3] = 3 w_m mu_m(t)``."""
+    """A pass as one decoder layer sees it.
+
+    Attributes:
+        scale: ``(alpha / r) 3 w_m mu_m(t)``, ``[B, L, 3, r]``. Spread over the rank here: a projection then multiplies
+            without broadcasting, and the sum over the rank in backward runs once instead of once per projection.
+        weights: ``w [B, 3]``.
+        whole: the pass.
+    """
 
     scale: Tensor
+    weights: Tensor
     whole: ForwardPass
 
     def note_load(self, projection: int, shares: Tensor) -> None:
@@ -87,61 +112,12 @@ class LayerPass:
         self.whole.loads.setdefault(projection, load)
 
 
-class GatedCache:
-    """Mixed into the class of a KV cache when a prompt pass has filled it: its gate weights go where its keys go.
-
-    Attributes:
-        gate_weights: ``w [B, 3]`` by decoder layer; empty when the prompt is no longer whole.
-        gate_adapter: whose weights these are.
-        gate_prompt_length: tokens of the prompt, padding included.
-    """
-
-    gate_weights: dict[int, Tensor]
-    gate_adapter: str
-    gate_prompt_length: int
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Beam search."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._pick(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Some rows go on."""
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self._pick(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each prompt is shared by several continuations."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.gate_weights = {index: w.repeat_interleave(repeats, dim=0) for index, w in self.gate_weights.items()}
-
-    def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Dropping answer tokens is fine; with part of the prompt gone, its gate weights mean nothing."""
-        super().crop(*args, **kwargs)  # type: ignore[misc]
-        if int(self.get_seq_length()) < self.gate_prompt_length:  # type: ignore[attr-defined]
-            self.gate_weights = {}
-
-    def reset(self) -> None:
-        """The cache is empty again."""
-        super().reset()  # type: ignore[misc]
-        self.gate_weights = {}
-
-    def _pick(self, rows: Tensor) -> None:
-        self.gate_weights = {index: w[rows.to(w.device)] for index, w in self.gate_weights.items()}
-
-
-@cache
-def _gated(cache_class: type) -> type:
-    return type(f"Gated{cache_class.__name__}", (GatedCache, cache_class), {})
-
-
 def bind(key_values: Any, prompt_pass: ForwardPass) -> None:
-    """Let a cache carry the gate weights of the pass that filled it.
+    """Let a cache carry the gate weights of the pass that filled it."""
+    rows = PromptRows(dict(prompt_pass.weights), prompt_pass.prompt_length, note=prompt_pass.adapter)
+    attach(key_values, OWNER, rows)
 
-    The cache's class gets a subclass of itself instead of an entry in some table: copies, and whatever reorders or
-    expands the cache, then need to know nothing about gates.
-    """
-    if not isinstance(key_values, GatedCache):
-        key_values.__class__ = _gated(type(key_values))  # type: ignore[arg-type]
-    key_values.gate_weights, key_values.gate_adapter = dict(prompt_pass.weights), prompt_pass.adapter
-    key_values.gate_prompt_length = prompt_pass.prompt_length
+
+def bound(key_values: Any) -> PromptRows | None:
+    """``w [B, 3]`` by decoder layer, with the adapter as the note; ``None`` when the prompt is no longer whole."""
+    return attached(key_values, OWNER)

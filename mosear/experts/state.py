@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ATTRIBUTE = "mose_conductor"
 """Where a thinker with MoSE layers keeps its conductor."""
 
+STATES = "sequence_states"
+"""Where a thinker keeps its open states, whoever reads them (experts, steering)."""
+
 
 class SequenceState:
     """Describes the sequences of the passes inside one ``with`` block, and keeps what the gate said about them.
@@ -32,15 +35,24 @@ class SequenceState:
         roles: ``[B, L]`` :class:`TokenRole`; ``None`` = from the input ids.
         prompt_mask: ``[B, L]``, True on tokens before the answer; ``None`` = everything (refused in training).
         hidden: ``[B, L]`` bool, True on tokens that nobody may see; they count as padding here.
+        transcript: ``[B, L]`` bool, True on tokens of the transcript, which roles do not tell from other text.
+        quiet: a pass on somebody's behalf, which listeners to the gate are not told of.
     """
 
     def __init__(
-        self, roles: Tensor | None = None, prompt_mask: Tensor | None = None, hidden: Tensor | None = None
+        self,
+        roles: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
+        transcript: Tensor | None = None,
+        quiet: bool = False,
     ) -> None:
-        shapes = {tuple(t.shape) for t in (roles, prompt_mask, hidden) if t is not None}
+        given = {"roles": roles, "prompt_mask": prompt_mask, "hidden": hidden, "transcript": transcript}
+        shapes = {tuple(t.shape) for t in given.values() if t is not None}
         if len(shapes) > 1:
-            raise ValueError(f"roles, prompt_mask and hidden must have one shape [B, L]; these have {sorted(shapes)}.")
-        self.roles, self.prompt_mask, self.hidden = roles, prompt_mask, hidden
+            raise ValueError(f"{', '.join(given)} must have one shape [B, L]; these have {sorted(shapes)}.")
+        self.roles, self.prompt_mask, self.hidden, self.transcript = roles, prompt_mask, hidden, transcript
+        self.quiet = quiet
         self.config: MoSEConfig | None = None
         self.last: ForwardPass | None = None
 
@@ -53,11 +65,12 @@ class SequenceState:
         roles = self.roles if self.roles is not None else derived_roles
         if roles is None:
             return None
-        for name, tensor in (("roles", self.roles), ("prompt_mask", self.prompt_mask), ("hidden", self.hidden)):
+        for name in ("roles", "prompt_mask", "hidden", "transcript"):
+            tensor = getattr(self, name)
             if tensor is not None and (tensor.shape[1] != length or batch % tensor.shape[0]):
                 raise ValueError(
                     f"The state's {name} describe {tuple(tensor.shape)} tokens, but the pass that starts the sequences "
-                    f"has {(batch, length)}. The gate reads the whole prompt at once: run it in one pass (no "
+                    f"has {(batch, length)}. Gate and steering read the whole prompt at once: run it in one pass (no "
                     "prefill_chunk_size) and open the state with tensors of exactly that input."
                 )
         roles = _rows(roles, batch)
@@ -65,6 +78,10 @@ class SequenceState:
         if self.hidden is not None:
             roles = roles.masked_fill(_rows(self.hidden.bool(), batch), int(TokenRole.PAD))
         return roles, _rows(prompt, batch)
+
+    def transcript_of(self, batch: int) -> Tensor | None:
+        """bool ``[B, L]`` for ``batch`` rows; ``None`` if nobody said where the transcript is."""
+        return None if self.transcript is None else _rows(self.transcript.bool(), batch)
 
     # -- what the gate said -----------------------------------------------------------------------------------------
 
@@ -121,8 +138,8 @@ def _mean_of_all(w: Tensor) -> Tensor:
     return mean
 
 
-def conductor_of(model: Any) -> Conductor | None:
-    """The conductor of an ``OmniBackbone``, a ``PeftModel`` or a thinker; ``None`` if it has no MoSE layers."""
+def thinker_of(model: Any) -> Any:
+    """The thinker inside an ``OmniBackbone`` or a ``PeftModel``; a thinker passes through."""
     from peft import PeftModel
 
     from mosear.backbones.backbone import OmniBackbone
@@ -131,8 +148,21 @@ def conductor_of(model: Any) -> Conductor | None:
         model = model.model
     if isinstance(model, PeftModel):
         model = model.get_base_model()
-    found: Conductor | None = getattr(model, ATTRIBUTE, None)
+    return model
+
+
+def conductor_of(model: Any) -> Conductor | None:
+    """The conductor of an ``OmniBackbone``, a ``PeftModel`` or a thinker; ``None`` if it has no MoSE layers."""
+    found: Conductor | None = getattr(thinker_of(model), ATTRIBUTE, None)
     return found
+
+
+def open_states(thinker: Any) -> list[SequenceState]:
+    """The states that are open for a thinker, innermost last: one list for the thinker's whole life."""
+    if not hasattr(thinker, STATES):
+        setattr(thinker, STATES, [])
+    states: list[SequenceState] = getattr(thinker, STATES)
+    return states
 
 
 @contextmanager
@@ -142,22 +172,23 @@ def sequence_state(
     roles: Tensor | None = None,
     prompt_mask: Tensor | None = None,
     hidden: Tensor | None = None,
+    transcript: Tensor | None = None,
+    quiet: bool = False,
 ) -> Iterator[SequenceState]:
-    """Open a state for the passes of a block. The innermost applies; without MoSE layers nothing happens.
+    """Open a state for the passes of a block. The innermost applies; MoSE layers and steering sessions read it.
 
     Args:
         model: an ``OmniBackbone``, a ``PeftModel`` or a thinker.
         roles: see :class:`SequenceState`.
         prompt_mask: see :class:`SequenceState`.
         hidden: see :class:`SequenceState`.
+        transcript: see :class:`SequenceState`.
+        quiet: see :class:`SequenceState`.
     """
-    state = SequenceState(roles, prompt_mask, hidden)
-    conductor = conductor_of(model)
-    if conductor is None:
-        yield state
-        return
-    conductor.states.append(state)
+    state = SequenceState(roles, prompt_mask, hidden, transcript, quiet)
+    states = open_states(thinker_of(model))
+    states.append(state)
     try:
         yield state
     finally:
-        conductor.states.remove(state)
+        states.remove(state)

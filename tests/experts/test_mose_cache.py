@@ -13,7 +13,7 @@ from mosear.data.sample import IGNORE, OmniBatch, collate
 from mosear.evaluation.generation import generate_ids
 from mosear.evaluation.scoring import LabelTrie, label_log_probs
 from mosear.experts import sequence_state
-from mosear.experts.passes import GatedCache
+from mosear.experts.passes import bound
 from tests.helpers.mose_models import adapted, states
 from tests.helpers.omni_samples import MIXED, make_batch, make_sample, raw_inputs
 
@@ -65,8 +65,8 @@ def test_cache_takes_its_weights_along(backbone: OmniBackbone) -> None:
     prompt = make_batch(own)
     column = prompt.input_ids.shape[1]
     cache, _ = prefill(own, prompt)
-    assert isinstance(cache, GatedCache) and isinstance(cache, DynamicCache)
-    original = {index: w.clone() for index, w in cache.gate_weights.items()}
+    assert isinstance(cache, DynamicCache)
+    original = {index: w.clone() for index, w in bound(cache).tensors.items()}
     expected = step(own, full, column, deepcopy(cache))
     rows = torch.tensor([4, 0, 0])
     for change in ("batch_select_indices", "reorder_cache"):
@@ -78,7 +78,7 @@ def test_cache_takes_its_weights_along(backbone: OmniBackbone) -> None:
     copied.batch_repeat_interleave(2)
     twice = torch.arange(len(full)).repeat_interleave(2)
     torch.testing.assert_close(step(own, picked(full, twice), column, copied), expected[twice], **TOLERANCE)
-    assert all(torch.equal(cache.gate_weights[index], w) for index, w in original.items()), "copies must be copies"
+    assert all(torch.equal(bound(cache).tensors[index], w) for index, w in original.items()), "copies must be copies"
 
 
 def picked(batch: OmniBatch, rows: Tensor) -> OmniBatch:

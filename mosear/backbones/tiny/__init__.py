@@ -1,7 +1,8 @@
 """The embedded backbones: real, small Qwen2.5-Omni thinkers that need no download.
 
 ``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (the disease that mosear cures);
-``tiny-omni-beta4`` is another model with a worse case of it, ``tiny-omni-balanced`` the healthy control. All were trained by ``python -m mosear.training.base.pretrain``.
+``tiny-omni-beta4`` is another model with a worse case of it, ``tiny-omni-balanced`` the healthy control. All were
+trained by ``python -m mosear.training.base.pretrain``.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mosear.backbones.tiny import EMBEDDED
+
 if TYPE_CHECKING:
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
@@ -183,7 +185,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="checkpoint directory to write; must not exist, or be empty")
-    parser.add_argument("--name", default="tiny-omni", help="embedded backbone (tiny-omni, tiny-omni-beta4, tiny-omni-balanced)")
+    parser.add_argument("--name", default="tiny-omni", help=f"embedded backbone ({', '.join(EMBEDDED)})")
     parser.add_argument("--source", type=Path, help="export the thinker in this directory instead of an embedded one")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     args = parser.parse_args()
