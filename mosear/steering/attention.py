@@ -1,0 +1,231 @@
+"""The attention function of a steered language model.
+
+One function, registered with transformers under one name together with its mask function (without that, padding would
+be lost). The fast kernel computes every row; steered rows, a few dozen, are then computed exactly, edited by the policy
+and written over: O(T K) beside the kernel's O(Q K). What a pass must know travels through the call's keyword arguments
+(``steering=``), from the language model down to here, so nothing is shared between passes. Without it the function is
+the fast kernel.
+
+Shape legend: see :mod:`mosear.steering.rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import flash_attention_mask, sdpa_mask
+
+if TYPE_CHECKING:
+    from mosear.steering.passes import SteeredPass
+    from mosear.steering.rows import SteeredRows
+
+NAME = "mosear_steered"
+"""What transformers calls the function. No kernel's name may be part of it: transformers looks for these."""
+
+ROWS_AT_ONCE = 128
+"""Bounds the memory of a very long prompt tail."""
+
+_kernels: dict[int, str] = {}
+"""Fast kernel by the id of the text config that is installed: a mask function gets to see nothing but the config."""
+
+
+@contextmanager
+def kernel_for(config: Any, implementation: str) -> Iterator[None]:
+    """Which fast kernel runs under our name for models with this very config.
+
+    Args:
+        config: the language model's.
+        implementation: what the model ran with before: ``sdpa``, a flash kernel, or ``eager`` (SDPA stands in for it).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if implementation not in ("eager", "sdpa") and "flash" not in implementation:
+        raise ValueError(
+            f"Steering runs on sdpa or flash attention, not on attn_implementation={implementation!r}. Load the "
+            "backbone with attn_implementation='sdpa'."
+        )
+    _kernels[id(config)] = "sdpa" if implementation == "eager" else implementation
+    try:
+        yield
+    finally:
+        del _kernels[id(config)]
+
+
+def steered_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
+    """The fast kernel's own mask."""
+    make = sdpa_mask if _kernels.get(id(config), "sdpa") == "sdpa" else flash_attention_mask
+    return make(*args, config=config, **kwargs)
+
+
+def steered_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    steering: SteeredPass | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it.
+
+    Args:
+        module: the attention layer; its ``layer_idx`` tells policies where they are.
+        query: ``[B, H, Q, D]``, rotated.
+        key: ``[B, KV, K, D]``, those of a cache included.
+        value: ``[B, KV, K, D]``.
+        attention_mask: ``None`` (causal), bool or additive ``[B, 1 or H, Q, K]``, or ``[B, K]`` under a flash kernel.
+        steering: the running pass; ``None`` = the fast kernel alone.
+        kwargs: ``scaling``, ``sliding_window`` and what else kernels take.
+
+    Returns:
+        ``[B, Q, H, D]`` and no attention weights.
+    """
+    if steering is None:
+        return fast_attention(module, query, key, value, attention_mask, **kwargs), None
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    exact = ExactRows(
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=kwargs.get("scaling"),
+        causal_offset=0 if _kernel(module) == "sdpa" and query.shape[2] > 1 else key.shape[2] - query.shape[2],
+        window=kwargs.get("sliding_window"),
+    )
+    if steering.reads_in(layer):
+        steering.read(layer, module, exact)
+    if not steering.acts_in(layer):
+        return fast_attention(module, query, key, value, attention_mask, **kwargs), None
+    rows = steering.rows.to(query.device)
+    if rows.everything:
+        return steered_values(steering, layer, exact, rows)[0], None
+    output = fast_attention(module, query, key, value, attention_mask, **kwargs)
+    values, touched = steered_values(steering, layer, exact, rows)
+    where = rows.index[..., None, None].expand_as(values)
+    changed = (touched & rows.valid[:, None]).transpose(1, 2)[..., None]
+    merged = torch.where(changed, values.to(output.dtype), output.gather(1, where))
+    # Autograd keeps a kernel's output for its backward pass: then it must stay as it is.
+    return (output.scatter if output.requires_grad else output.scatter_)(1, where, merged), None
+
+
+def fast_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Tensor:
+    """``[B, Q, H, D]`` from the kernel that the model ran with before. Flash cannot take a mask of queries by keys."""
+    kernel = _kernel(module)
+    if kernel == "sdpa" or (attention_mask is not None and attention_mask.ndim == 4):
+        output: Tensor = _functions["sdpa"](module, query, key, value, attention_mask, **kwargs)[0]
+        return output
+    config: Any = module.config
+    # transformers' flash functions look up the kernel's name in the config, where ours stands.
+    config._attn_implementation_internal = kernel
+    try:
+        output = _functions[kernel](module, query, key, value, attention_mask, **kwargs)[0]
+    finally:
+        config._attn_implementation_internal = NAME
+    return output
+
+
+def _kernel(module: nn.Module) -> str:
+    return _kernels.get(id(module.config), "sdpa")
+
+
+def steered_values(steering: SteeredPass, layer: int, exact: ExactRows, rows: SteeredRows) -> tuple[Tensor, Tensor]:
+    """Outputs of the steered rows, ``[B, T, H, D]``, and bool ``[B, H, T]`` where they are the policy's doing."""
+    found = []
+    for start in range(0, rows.count, ROWS_AT_ONCE):
+        part = rows.part(start, start + ROWS_AT_ONCE)
+        probabilities, touched = steering.edit(layer, exact.probabilities(part.index), part)
+        found.append((exact.values(probabilities), touched))
+    values, touches = zip(*found, strict=True)
+    return torch.cat(values, dim=1), torch.cat(touches, dim=2)
+
+
+class ExactRows:
+    """Chosen rows of one attention call, with probabilities in fp32.
+
+    Query heads share keys in groups (GQA): instead of repeating keys and values, the queries of a group become rows of
+    one product.
+
+    Args:
+        query: as in :func:`steered_attention`, like the following.
+        key: keys.
+        value: values.
+        mask: mask.
+        scaling: factor on the logits; ``None`` = ``D ** -0.5``.
+        causal_offset: without a mask of its own, query i sees the keys up to i + offset.
+        window: and no key that is so far or farther away; ``None`` = no limit.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        causal_offset: int = 0,
+        window: int | None = None,
+    ) -> None:
+        self.query, self.key, self.value, self.mask = query, key, value, mask
+        self.causal_offset, self.window = causal_offset, window
+        self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        return self.key.float()
+
+    def probabilities(self, index: Tensor) -> Tensor:
+        """Attention probabilities of rows ``index [B, T]``: ``[B, H, T, K]``; a row that sees no key is zero."""
+        batch, heads, _, size = self.query.shape
+        groups = self.key.shape[1]
+        with torch.autocast(self.query.device.type, enabled=False):
+            rows = self.query.gather(2, index[:, None, :, None].expand(-1, heads, -1, size)).float() * self.scaling
+            scores = rows.reshape(batch, groups, -1, size) @ self._keys.transpose(-1, -2)
+            scores = scores.view(batch, heads, -1, scores.shape[-1])
+            visible, bias = self._visible(index)
+            if bias is not None:
+                scores = scores + bias
+            probabilities = scores.masked_fill_(~visible, float("-inf")).softmax(-1)
+            if self.mask is None:  # then every row sees itself
+                return probabilities
+            fill = probabilities.masked_fill if probabilities.requires_grad else probabilities.masked_fill_
+            return fill(~visible.any(-1, keepdim=True), 0.0)
+
+    def values(self, probabilities: Tensor) -> Tensor:
+        """``[B, T, H, D]`` from ``[B, H, T, K]``, in the type of the values: fast kernels round here as well."""
+        batch, heads, rows, keys = probabilities.shape
+        with torch.autocast(self.query.device.type, enabled=False):
+            grouped = probabilities.to(self.value.dtype).reshape(batch, self.value.shape[1], -1, keys)
+            return (grouped @ self.value).view(batch, heads, rows, -1).transpose(1, 2)
+
+    def _visible(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """bool ``[B, 1 or H, T, K]``, and what an additive mask adds where it does not forbid."""
+        batch, keys = len(index), self.key.shape[2]
+        if self.mask is not None and self.mask.ndim == 4:
+            every = torch.arange(batch, device=index.device)[:, None]
+            # Two index tensors around a slice: [B, T, heads, K].
+            rows = self.mask.expand(batch, -1, -1, -1)[every, :, index].transpose(1, 2)[..., :keys]
+            if rows.dtype == torch.bool:
+                return rows, None
+            return rows > torch.finfo(rows.dtype).min / 2, rows
+        last = index[..., None] + self.causal_offset
+        position = torch.arange(keys, device=index.device)
+        visible = position <= last
+        if self.window is not None:
+            visible = visible & (position > last - self.window)
+        if self.mask is not None:
+            visible = visible & self.mask.bool()[:, None, :keys]
+        return visible[:, None], None
+
+
+_functions = AttentionInterface()
+AttentionInterface.register(NAME, steered_attention)
+AttentionMaskInterface.register(NAME, steered_mask)

@@ -1,0 +1,1 @@
+"""Steering policies: settings and pure functions."""

@@ -1,0 +1,96 @@
+"""What a steering policy is: a pure function of attention probabilities, key modalities, layer and state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mosear.steering.rows import Keys
+
+
+@dataclass(frozen=True)
+class AttentionView:
+    """What a policy knows beside the probabilities it edits.
+
+    Attributes:
+        layer: index of the decoder layer.
+        keys: what each key carries.
+        mass: float32 ``[B, H, T, 3]``, the probabilities summed over the keys of each modality.
+        answer: bool ``[B, T]``, True on rows of answer tokens, False on the prompt's tail.
+        state: what the policy decided about these sequences, ``[B, ...]``; ``None`` if nothing.
+    """
+
+    layer: int
+    keys: Keys
+    mass: Tensor
+    answer: Tensor
+    state: Tensor | None = None
+
+    @classmethod
+    def of(cls, probabilities: Tensor, keys: Keys, answer: Tensor, *, layer: int, state: Tensor | None) -> Self:
+        """The view of ``probabilities [B, H, T, K]``."""
+        return cls(layer, keys, modality_mass(probabilities, keys), answer, state)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """A value per modality, ``[B, H, T, 3]``, to its keys: ``[B, H, T, K]``."""
+        batch, heads, rows, _ = values.shape
+        return values.gather(-1, self.keys.kinds[:, None, None].expand(batch, heads, rows, -1))
+
+    def scaled(self, probabilities: Tensor, factors: Tensor) -> Tensor:
+        """``p'_j = p_j * factor of j's modality``, from ``[B, H, T, K]`` and ``[B, H, T, 3]``."""
+        return self.spread(factors) * probabilities
+
+
+def modality_mass(probabilities: Tensor, keys: Keys) -> Tensor:
+    """``[B, H, T, 3]``: sums of ``[B, H, T, K]`` over the keys of each modality."""
+    return (probabilities.flatten(1, 2) @ keys.masks).unflatten(1, probabilities.shape[1:3])
+
+
+Edit = tuple[Tensor, Tensor]
+"""New probabilities ``[B, H, T, K]``, and bool ``[B, H, T]``: where they are the policy's doing."""
+
+
+class Policy(ABC):
+    """Edits the attention of steered rows. Policies hold settings alone, never tensors."""
+
+    @property
+    def steps(self) -> tuple[Policy, ...]:
+        """The policies to apply, one after the other."""
+        return (self,)
+
+    def problems(self, layers: int, heads: int) -> list[str]:
+        """Why these settings do not fit a decoder with so many layers and heads per layer."""
+        return []
+
+    @abstractmethod
+    def acts_in(self, layer: int) -> bool:
+        """May this policy change anything in a decoder layer?"""
+
+    def idle(self, state: Tensor | None) -> bool:
+        """Is it certain that nothing will change, given what was decided?"""
+        return False
+
+    def edit(self, probabilities: Tensor, view: AttentionView) -> Edit:
+        """New probabilities; rows go on adding up to what they added up to.
+
+        Args:
+            probabilities: float32 ``[B, H, T, K]``; not changed in place.
+            view: what they are about.
+        """
+        if not self.acts_in(view.layer):
+            return probabilities, torch.zeros_like(view.mass[..., 0], dtype=torch.bool)
+        return self.apply(probabilities, view)
+
+    @abstractmethod
+    def apply(self, probabilities: Tensor, view: AttentionView) -> Edit:
+        """:meth:`edit` in a layer in which this policy acts."""
+
+
+def outside(name: str, indices: list[int] | tuple[int, ...], count: int, what: str) -> list[str]:
+    """A complaint about indices that are not in ``[0, count)``, as a list of none or one."""
+    wrong = sorted({index for index in indices if not 0 <= index < count})
+    return [f"{name}: there is no {what} {', '.join(map(str, wrong))}, they go from 0 to {count - 1}"] if wrong else []

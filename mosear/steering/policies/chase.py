@@ -1,0 +1,229 @@
+"""CHASE: detect a conflict between face and voice, then steer attention to the more reliable one, per head.
+
+After Sun et al., Findings of ACL 2026, arXiv:2605.01024; no weight is changed. The formulas are our reading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mosear.roles import TokenRole
+from mosear.steering.policies.base import AttentionView, Edit, Policy, outside
+from mosear.steering.policies.reliability import Readings, Reliability, ReliabilityEstimate, jensen_shannon
+
+DETECTORS = ("masked", "heads")
+CONTEXTS = ("alone", "with_transcript")
+TARGETS = ("reliable", "audio", "visual", "oracle")
+NO_TARGET = -1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What CHASE concludes about a batch.
+
+    Attributes:
+        conflict: float32 ``[B]`` in [0, 1]; NaN where a modality is absent.
+        scores: float32 ``[B, 2]`` reliability of audio and video; NaN where absent.
+        target: int64 ``[B]`` the :class:`TokenRole` to steer to, -1 where nothing is steered.
+        bonus: float32 ``[B, 2]`` what is added to the attention logits of audio and of visual tokens.
+    """
+
+    conflict: Tensor
+    scores: Tensor
+    target: Tensor
+    bonus: Tensor
+
+    @classmethod
+    def none(cls, batch: int, device: torch.device) -> Decision:
+        """About clips of which none has both modalities."""
+        unknown = torch.full((batch,), float("nan"), device=device)
+        target = torch.full((batch,), NO_TARGET, device=device)
+        return cls(unknown, unknown[:, None].expand(-1, 2), target, torch.zeros(batch, 2, device=device))
+
+
+@dataclass(frozen=True)
+class Chase(Policy):
+    """Adds to the attention logits of the believed modality's tokens where face and voice disagree.
+
+    With ``P_A`` and ``P_V`` the (calibrated) label distributions read from voice and face alone, ::
+
+        c = JS(P_A, P_V) in bits                            nothing happens if c < conflict_threshold, or to a clip
+                                                            without both modalities
+        target = argmax over {A, V} of score                see Reliability
+        p'_j = p_j exp(+beta c s) / Z                       tokens of the target       (beta = strength)
+        p'_j = p_j exp(-gamma c s) / Z                      tokens of the other one    (gamma = suppress)
+        p'_j = p_j / Z                                      all other tokens;          Z makes the row's sum what it was
+        s = 1, or with soft: tanh(|score_A - score_V| / 2)
+
+    in the given heads. Multiplying probabilities equals adding to logits. ``s`` is the difference between the two
+    probabilities that scores, taken as log-odds, give the modalities: near 0 when the direction is a guess.
+
+    Detectors. ``masked`` reads each modality in an extra pass over the prompt in which the others are hidden.
+    ``heads`` needs no extra pass: it sends what the last prompt token collects from each modality's tokens, in
+    ``evidence_heads``, through the unembedding, and acts in the layers behind them. It is approximate: see
+    :class:`mosear.steering.heads.HeadsReader`.
+
+    Attributes:
+        detector: see above.
+        conflict_threshold: in [0, 1]; 0 steers every clip with both modalities.
+        strength: beta, not negative. Around 10, little attention is left for anything but the target.
+        suppress: gamma, not negative. Raising one modality alone cannot help heads that hardly see it.
+        soft: scale the strength with the margin of reliability.
+        heads: (layer, head) pairs to act in, from calibration; ``None`` means all.
+        target: ``reliable``; ``audio`` or ``visual`` forces one; ``oracle`` takes the true direction, which the
+            session is given (a control: it shows the ceiling).
+        readings: what the masked detector shows beside a modality: nothing (``alone``), or the clip's transcript, which
+            then counts as evidence in both readings (``with_transcript``).
+        reliability: judges the readings.
+        evidence_heads: (layer, head) pairs that the heads detector reads; ``None`` means all of the first half of the
+            layers.
+    """
+
+    detector: Literal["masked", "heads"] = "masked"
+    conflict_threshold: float = 0.1
+    strength: float = 4.0
+    suppress: float = 0.0
+    soft: bool = False
+    heads: Sequence[tuple[int, int]] | None = None
+    target: Literal["reliable", "audio", "visual", "oracle"] = "reliable"
+    readings: Literal["alone", "with_transcript"] = "alone"
+    reliability: ReliabilityEstimate = field(default_factory=Reliability)
+    evidence_heads: Sequence[tuple[int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        reliability: Any = self.reliability
+        if isinstance(reliability, Mapping):  # from a config or a calibration file
+            try:
+                object.__setattr__(self, "reliability", Reliability(**reliability))
+            except (TypeError, ValueError) as error:
+                problems.append(f"reliability: {error}")
+        elif not isinstance(reliability, ReliabilityEstimate):
+            problems.append(f"reliability={reliability!r} must have modalities, calibrated() and scores()")
+        for name, choices in (("detector", DETECTORS), ("target", TARGETS), ("readings", CONTEXTS)):
+            if getattr(self, name) not in choices:
+                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if not 0 <= self.conflict_threshold <= 1:
+            problems.append(f"conflict_threshold={self.conflict_threshold!r} must lie in [0, 1]")
+        for name in ("strength", "suppress"):
+            if not 0 <= getattr(self, name) < math.inf:
+                problems.append(f"{name}={getattr(self, name)!r} must not be negative")
+        for name in ("heads", "evidence_heads"):
+            problems += self._as_pairs(name)
+        if problems:
+            raise ValueError("Chase: " + "; ".join(problems) + ".")
+
+    def _as_pairs(self, name: str) -> list[str]:
+        """Freeze a setting into a tuple of pairs; complaints if it is not one."""
+        given = getattr(self, name)
+        if given is None:
+            return []
+        try:
+            pairs = tuple((int(layer), int(head)) for layer, head in given)
+        except (TypeError, ValueError):
+            return [f"{name}={given!r} must be a list of [layer, head] pairs"]
+        object.__setattr__(self, name, pairs)
+        return [] if pairs else [f"{name} names no head; null means the default"]
+
+    # -- what fits a model ------------------------------------------------------------------------------------------
+
+    def problems(self, layers: int, heads: int) -> list[str]:
+        """Heads that the decoder does not have, and evidence behind which no head is left to steer."""
+        found = []
+        for name in ("heads", "evidence_heads"):
+            pairs = getattr(self, name) or ()
+            found += outside(f"Chase.{name}", [layer for layer, _ in pairs], layers, "layer")
+            found += outside(f"Chase.{name}", [head for _, head in pairs], heads, "head")
+        if not found and self.detector == "heads":
+            evidence = self.evidence(layers, heads)
+            first = 1 + max(layer for layer, _ in evidence)
+            steered = [layer for layer, _ in self.heads] if self.heads is not None else list(range(layers))
+            early = sorted({layer for layer in steered if layer < first}) if self.heads is not None else []
+            if early:
+                found.append(
+                    f"Chase.heads: detector=heads has read its evidence after layer {first - 1}, too late for layers "
+                    f"{', '.join(map(str, early))}; name later heads, or earlier evidence_heads"
+                )
+            elif not any(layer >= first for layer in steered):
+                found.append(f"Chase.evidence_heads: no layer is left to steer behind layer {first - 1}, the last one")
+        return found
+
+    def evidence(self, layers: int, heads: int) -> tuple[tuple[int, int], ...]:
+        """Heads that the heads detector reads."""
+        if self.evidence_heads is not None:
+            return tuple(self.evidence_heads)
+        return tuple((layer, head) for layer in range(max(1, layers // 2)) for head in range(heads))
+
+    def acts_in(self, layer: int) -> bool:
+        """Layers of ``heads``."""
+        return self.heads is None or any(own == layer for own, _ in self.heads)
+
+    def idle(self, state: Tensor | None) -> bool:
+        """Without a decision in favour of anybody."""
+        return state is None
+
+    # -- what it decides --------------------------------------------------------------------------------------------
+
+    def decide(self, readings: Readings, oracle: Tensor | None = None) -> Decision:
+        """Conflict, direction and strength per clip.
+
+        Args:
+            readings: as the model gives them, not calibrated.
+            oracle: int64 ``[B]`` :class:`TokenRole` of the true modality, -1 where there is none (such a clip is left
+                alone); for ``target='oracle'``.
+        """
+        calibrated = self.reliability.calibrated(readings)
+        conflict = jensen_shannon(calibrated["audio"], calibrated["visual"])
+        scores = self.reliability.scores(calibrated)
+        target = self._direction(scores, oracle)
+        active = (conflict >= self.conflict_threshold) & (target != NO_TARGET)  # NaN is not
+        target = torch.where(active, target, NO_TARGET)
+        size = torch.where(active, conflict, 0.0)
+        if self.soft and self.target == "reliable":
+            size = size * torch.tanh((scores[:, 0] - scores[:, 1]).abs().nan_to_num() / 2)
+        chosen = torch.stack([target == int(TokenRole.AUDIO), target == int(TokenRole.VISUAL)], dim=-1)
+        bonus = size[:, None] * torch.where(chosen, self.strength, -self.suppress)
+        return Decision(conflict, scores, target, bonus)
+
+    def _direction(self, scores: Tensor, oracle: Tensor | None) -> Tensor:
+        audio = torch.full_like(scores[:, 0], int(TokenRole.AUDIO), dtype=torch.long)
+        visual = torch.full_like(audio, int(TokenRole.VISUAL))
+        if self.target == "oracle":
+            if oracle is None:
+                raise ValueError(
+                    "Chase(target='oracle') needs the true directions: run the batch inside "
+                    "`with session.given(directions=[...]):`."
+                )
+            return oracle.to(audio)
+        if self.target != "reliable":
+            return audio if self.target == "audio" else visual
+        return torch.where(scores[:, 0] > scores[:, 1], audio, visual)  # a tie goes to the face, as in late fusion
+
+    # -- what it does -----------------------------------------------------------------------------------------------
+
+    def apply(self, probabilities: Tensor, view: AttentionView) -> Edit:
+        """``view.state`` is the decision's bonus ``[B, 2]``; without one nothing changes."""
+        if view.state is None:
+            return probabilities, torch.zeros_like(view.mass[..., 0], dtype=torch.bool)
+        logits = torch.cat([view.state, torch.zeros_like(view.state[:, :1])], dim=-1)
+        weights = (logits - logits.amax(-1, keepdim=True)).exp()[:, None, None]
+        before = view.mass.sum(-1)
+        after = (view.mass * weights).sum(-1)
+        # Where all attention lies on what is pushed down by more than a float can say, there is nothing to renormalise.
+        active = (view.state != 0).any(-1)[:, None, None] & (after > torch.finfo(after.dtype).tiny)
+        active = active & self._head_mask(view.layer, probabilities.shape[1], probabilities.device)[:, None]
+        factors = weights * (before / torch.where(active, after, 1.0))[..., None]
+        return view.scaled(probabilities, torch.where(active[..., None], factors, 1.0)), active
+
+    def _head_mask(self, layer: int, heads: int, device: torch.device) -> Tensor:
+        if self.heads is None:
+            return torch.ones(heads, dtype=torch.bool, device=device)
+        mask = torch.zeros(heads, dtype=torch.bool)
+        mask[[head for own, head in self.heads if own == layer]] = True
+        return mask.to(device)

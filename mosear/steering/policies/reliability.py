@@ -1,0 +1,139 @@
+"""Which modality to believe when two of them disagree, judged by what the model reads from each alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+CONFIDENCES = ("log_odds", "entropy")
+SMALLEST = 1e-30
+"""Probabilities count as at least this: a saturated reading keeps finite log-odds."""
+
+Readings = Mapping[str, Tensor]
+"""Label distributions ``[B, C]`` by modality (``audio``, ``visual``, perhaps ``text``); NaN rows where it is absent."""
+
+
+@runtime_checkable
+class ReliabilityEstimate(Protocol):
+    """What CHASE asks. Any object with these three members will do, from a formula to a fitted model."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Readings that it needs, of ``audio``, ``visual`` and ``text``; each may cost a pass."""
+
+    def calibrated(self, readings: Readings) -> dict[str, Tensor]:
+        """The readings with honest confidence: what the conflict is measured on. NaN rows stay NaN."""
+
+    def scores(self, readings: Readings) -> Tensor:
+        """``[B, 2]``, for audio and video, from *calibrated* readings: the larger one is believed.
+
+        Differences count as log-odds. NaN where a modality is absent.
+        """
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence after temperature calibration, a prior per modality, and agreement with the transcript.
+
+        P_m      = softmax(log p_m / T_m)                                               calibrated reading
+        score_m  = confidence(P_m) + prior_m + lambda log sum_c P_m(c) P_T(c)
+        confidence = log P_max - log(1 - P_max)        (log_odds)
+                   = 1 - H(P) / log C                  (entropy)
+
+    The last term, with the transcript's reading P_T, is left out for clips without a transcript.
+
+    Our reading: the published text asks for the more reliable modality and gives no formula. All parameters come from
+    calibration on a validation split.
+
+    Attributes:
+        confidence: see above.
+        audio_temperature: T of the voice; above 1 it is trusted less than it says.
+        visual_temperature: T of the face.
+        text_temperature: T of the transcript.
+        audio_prior: added to the voice's score.
+        visual_prior: added to the face's score.
+        transcript_weight: lambda; 0 asks for no reading of the transcript, which saves a pass.
+    """
+
+    confidence: Literal["log_odds", "entropy"] = "log_odds"
+    audio_temperature: float = 1.0
+    visual_temperature: float = 1.0
+    text_temperature: float = 1.0
+    audio_prior: float = 0.0
+    visual_prior: float = 0.0
+    transcript_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.confidence not in CONFIDENCES:
+            problems.append(f"confidence={self.confidence!r} must be one of {', '.join(CONFIDENCES)}")
+        for name in ("audio_temperature", "visual_temperature", "text_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                problems.append(f"{name}={getattr(self, name)!r} must be positive")
+        for name in ("audio_prior", "visual_prior"):
+            if not math.isfinite(getattr(self, name)):
+                problems.append(f"{name}={getattr(self, name)!r} must be a finite number")
+        if not 0 <= self.transcript_weight < math.inf:
+            problems.append(f"transcript_weight={self.transcript_weight!r} must not be negative")
+        if problems:
+            raise ValueError("Reliability: " + "; ".join(problems) + ".")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The transcript is read only if it counts."""
+        return ("audio", "visual", "text") if self.transcript_weight else ("audio", "visual")
+
+    def calibrated(self, readings: Readings) -> dict[str, Tensor]:
+        """``softmax(log p / T)`` per modality."""
+        return {
+            name: (_log(reading) / getattr(self, f"{name}_temperature")).softmax(-1)
+            for name, reading in readings.items()
+        }
+
+    def scores(self, readings: Readings) -> Tensor:
+        """See the class; ``readings`` are calibrated."""
+        found = []
+        for name in ("audio", "visual"):
+            score = self._confidence(readings[name]) + getattr(self, f"{name}_prior")
+            if self.transcript_weight and "text" in readings:
+                agreement = _log((readings[name] * readings["text"]).sum(-1))
+                # NaN here, but not in the score: a clip without a transcript.
+                score = score + self.transcript_weight * agreement.nan_to_num(nan=0.0)
+            found.append(score)
+        return torch.stack(found, dim=-1)
+
+    def _confidence(self, reading: Tensor) -> Tensor:
+        logs = _log(reading)
+        if self.confidence == "entropy":
+            return 1 + (logs.exp() * logs).sum(-1) / math.log(reading.shape[-1])
+        ordered = logs.sort(dim=-1, descending=True).values
+        return ordered[..., 0] - ordered[..., 1:].logsumexp(-1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=SMALLEST).log()
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in bits: 0 for equal distributions, 1 for disjoint ones, NaN where one is NaN.
+
+        m = (p + q) / 2,    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2
+
+    Args:
+        p: ``[..., C]``.
+        q: ``[..., C]``.
+
+    Returns:
+        ``[...]`` in [0, 1].
+    """
+    middle = (p + q) / 2
+
+    def kl(distribution: Tensor) -> Tensor:
+        return (distribution * (_log(distribution) - _log(middle))).sum(-1)
+
+    return ((kl(p) + kl(q)) / (2 * math.log(2))).clamp(0, 1)

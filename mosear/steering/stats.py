@@ -1,0 +1,139 @@
+"""What steering saw and did: attention mass per modality before and after, flagged share, conflicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mosear.steering.policies.chase import Decision
+from mosear.steering.policies.reliability import Readings
+from mosear.steering.rows import MODALITIES
+
+BEFORE, AFTER, FLAGGED = slice(0, 3), slice(3, 6), 6
+
+
+@dataclass(frozen=True)
+class SteeringStats:
+    """Means over all steered rows since the session began (or :meth:`SteeringSession.reset_stats`), on the CPU.
+
+    A layer in which no row was computed exactly has NaN.
+
+    Attributes:
+        before: float64 ``[layers, heads, 3]``, attention mass on audio, visual and other tokens (MODALITIES).
+        after: the same after the policy.
+        flagged: float64 ``[layers, heads]``, share of rows that the policy edited.
+        rows: int64 ``[layers]``, steered rows that were counted.
+        conflict: float32 ``[clips]``, the conflict score of each prompt that CHASE judged, in order; NaN where a
+            modality was absent. Empty without CHASE.
+    """
+
+    before: Tensor
+    after: Tensor
+    flagged: Tensor
+    rows: Tensor
+    conflict: Tensor
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names along the last axis of ``before`` and ``after``."""
+        return MODALITIES
+
+
+@dataclass
+class SequenceRecord:
+    """The last prompts that were read, and what followed them, one entry per sample.
+
+    Attributes:
+        layers: of the decoder.
+        heads: per layer.
+        decision: CHASE's, ``None`` without it.
+        readings: the label distributions behind it, not calibrated.
+        sums: ``[B, H, 7]`` by layer, sums over rows.
+        counts: ``[B]`` rows by layer.
+    """
+
+    layers: int
+    heads: int
+    decision: Decision | None = None
+    readings: Readings | None = None
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    counts: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Tensor:
+        """float32 ``[B, layers, heads, 3]`` mean mass on audio, visual and other tokens; NaN without steered rows."""
+        return self._means()[..., BEFORE]
+
+    @property
+    def after(self) -> Tensor:
+        """The same after the policy."""
+        return self._means()[..., AFTER]
+
+    @property
+    def flagged(self) -> Tensor:
+        """float32 ``[B, layers, heads]``, share of rows that the policy edited; NaN without steered rows."""
+        return self._means()[..., FLAGGED]
+
+    def add(self, layer: int, sums: Tensor, counts: Tensor) -> None:
+        """Rows of one pass; a pass over other rows than the prompts' (some were dropped) is left out."""
+        if layer not in self.sums:
+            self.sums[layer], self.counts[layer] = sums, counts
+        elif self.sums[layer].shape == sums.shape:
+            self.sums[layer], self.counts[layer] = self.sums[layer] + sums, self.counts[layer] + counts
+
+    def _means(self) -> Tensor:
+        batch = len(next(iter(self.counts.values()))) if self.counts else 0
+        means = torch.full((batch, self.layers, self.heads, FLAGGED + 1), float("nan"))
+        for layer, sums in self.sums.items():
+            means[:, layer] = (sums / self.counts[layer][:, None, None]).cpu()
+        return means
+
+
+class Totals:
+    """Running sums over every pass.
+
+    Args:
+        layers: of the decoder.
+        heads: per layer.
+    """
+
+    def __init__(self, layers: int, heads: int) -> None:
+        self.layers, self.heads = layers, heads
+        self.sums: dict[int, Tensor] = {}
+        self.counts: dict[int, Tensor] = {}
+        self.conflicts: list[Tensor] = []
+
+    def add(self, layer: int, sums: Tensor, counts: Tensor) -> None:
+        """Rows of one pass: ``sums [B, H, 7]``, ``counts [B]``. Stays on the device: no pass has to wait for it."""
+        sums, counts = sums.sum(0), counts.sum()
+        if layer in self.sums:
+            sums, counts = sums + self.sums[layer], counts + self.counts[layer]
+        self.sums[layer], self.counts[layer] = sums, counts
+
+    def stats(self) -> SteeringStats:
+        """Means so far."""
+        means = torch.full((self.layers, self.heads, FLAGGED + 1), float("nan"), dtype=torch.float64)
+        rows = torch.zeros(self.layers, dtype=torch.long)
+        for layer, sums in self.sums.items():
+            rows[layer] = int(self.counts[layer])
+            means[layer] = sums.cpu().double() / rows[layer]
+        conflict = torch.cat([c.cpu() for c in self.conflicts]) if self.conflicts else torch.zeros(0)
+        return SteeringStats(means[..., BEFORE], means[..., AFTER], means[..., FLAGGED], rows, conflict)
+
+
+def row_sums(before: Tensor, after: Tensor, touched: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over a sample's steered rows.
+
+    Args:
+        before: ``[B, H, T, 3]``.
+        after: ``[B, H, T, 3]``.
+        touched: bool ``[B, H, T]``.
+        valid: bool ``[B, T]``.
+
+    Returns:
+        float32 ``[B, H, 7]`` and int64 ``[B]``.
+    """
+    values = torch.cat([before, after, touched[..., None].float()], dim=-1)
+    return torch.einsum("bhtm,bt->bhm", values, valid.float()), valid.sum(1)
