@@ -31,6 +31,7 @@ class GateTelemetry(Callback):
         self.subsets: dict[str, tuple[int, Tensor]] = {}
         self._weights: Tensor | None = None
         self._listening = False
+        self._whole_prompts = False
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,8 +47,8 @@ class GateTelemetry(Callback):
             conductor.listeners.remove(self.hear)
 
     def hear(self, state: SequenceState) -> None:
-        """Keep the first prompt pass of a batch; later ones hide modalities or repeat it."""
-        if self._listening:
+        """Keep the first prompt pass of a batch; in a test, the first that hides nothing."""
+        if self._listening and not (self._whole_prompts and state.hidden is not None):
             self._weights, self._listening = state.gate_weights().detach(), False
 
     def _taken(self) -> Tensor | None:
@@ -57,7 +58,7 @@ class GateTelemetry(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Listen on the steps that are logged."""
         self._step = trainer.global_step  # the optimiser has moved on when the batch ends
-        self._listening = self._step % self.every_n_steps == 0
+        self._listening, self._whole_prompts = self._step % self.every_n_steps == 0, False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,7 +80,7 @@ class GateTelemetry(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Listen."""
-        self._listening = batch.data is not None
+        self._listening, self._whole_prompts = batch.data is not None, True
 
     def on_test_batch_end(
         self,

@@ -25,7 +25,7 @@ def generate_ids(backbone: OmniBackbone, batch: OmniBatch, *, max_new_tokens: in
     embeds, extra = backbone.embed(batch.input_ids, batch.media)
     cache = DynamicCache()
     mask, position = batch.attention_mask, batch.position_ids.amax(dim=(0, 2))
-    with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask):
+    with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask, transcript=batch.transcript):
         hidden = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
     finished = torch.zeros(len(batch), dtype=torch.bool, device=mask.device)
     tokens: list[Tensor] = []

@@ -18,6 +18,7 @@ from mosear.files import written_atomically
 
 _LABELS_KEY = b"mosear.labels"
 _DISTRIBUTIONS = ("distribution", "p_visual", "p_audio", "p_text")
+_OPTIONAL = ("conflict", "target")
 
 
 def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
@@ -41,6 +42,8 @@ SCHEMA = pa.schema(
         *(_column(name, pa.list_(pa.float64()), nullable=True) for name in _DISTRIBUTIONS),
         _column("video", pa.string(), nullable=True),
         _column("text", pa.string(), nullable=True),
+        _column("conflict", pa.float64(), nullable=True),
+        _column("target", pa.string(), nullable=True),
     ]
 )
 
@@ -63,6 +66,8 @@ class PredictionRow:
         p_text: ``[C]`` probabilities read from the transcript alone; None where absent or not computed.
         video: path of the clip's video, or None.
         text: transcript, or None.
+        conflict: how much face and voice disagree, in [0, 1], as CHASE sees it; None without it or without both.
+        target: the modality that CHASE steered to, "audio" or "visual"; None where it left attention alone.
         benchmark: name of the benchmark.
         model: "zero_shot" or "tuned".
         steering: name of the steering policy, "none" without.
@@ -86,6 +91,8 @@ class PredictionRow:
     p_text: Sequence[float] | None = None
     video: str | None = None
     text: str | None = None
+    conflict: float | None = None
+    target: str | None = None
 
     @property
     def correct(self) -> bool:
@@ -141,18 +148,18 @@ def write_predictions(rows: Sequence[PredictionRow], labels: Sequence[str], path
 
 
 def read_predictions(path: str | os.PathLike[str]) -> tuple[list[PredictionRow], list[str]]:
-    """Reads the rows and the label list.
+    """Reads the rows and the label list; the columns about steering may be absent.
 
     Raises:
         ValueError: if the file was not written by :func:`write_predictions`.
     """
     table = pq.read_table(path)
     metadata = table.schema.metadata or {}
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _OPTIONAL]
     if _LABELS_KEY not in metadata or missing:
         raise ValueError(
             f"{path} is no predictions file: columns {missing} or the label list in its metadata are missing."
         )
-    names = [field.name for field in fields(PredictionRow)]
+    names = [field.name for field in fields(PredictionRow) if field.name in table.column_names]
     rows = [PredictionRow(**record) for record in table.select(names).to_pylist()]
     return rows, json.loads(metadata[_LABELS_KEY])

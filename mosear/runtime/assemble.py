@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel, get_peft_model
 
+from mosear.callbacks import SteeringCallback
+from mosear.runtime.steering import steering_policy
 from mosear.training.module import EmotionTuner
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Assembly:
         trainer: Lightning's.
         callbacks: the trainer's.
         contributions: by system, what a test measured of its modalities; empty unless the config asks for it.
+        steering: by system, what steering did in its test; empty without steering.
     """
 
     cfg: DictConfig
@@ -47,6 +50,7 @@ class Assembly:
     trainer: Trainer
     callbacks: list[Callback]
     contributions: dict[str, list[ClipValues]] = field(default_factory=dict)
+    steering: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def assemble(cfg: DictConfig) -> Assembly:
@@ -63,6 +67,9 @@ def assemble(cfg: DictConfig) -> Assembly:
     # Partial first: Hydra would take a dataclass among the arguments for a config.
     data = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone, prepare=None)
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    if (policy := steering_policy(cfg)) is not None:
+        log.info("Steering evaluation with %r", policy)
+        callbacks.append(SteeringCallback(policy))
     logger = instantiate(cfg.logger) if cfg.logger is not None else False
     trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")(logger=logger, callbacks=callbacks)
     return Assembly(cfg, run_dir, backbone, data, trainer, callbacks)

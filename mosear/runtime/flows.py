@@ -12,12 +12,14 @@ from omegaconf import DictConfig
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 
-from mosear.callbacks import AdapterCheckpoint, Throughput
+from mosear.callbacks import AdapterCheckpoint, SteeringCallback, Throughput
 from mosear.callbacks.throughput import peak_memory_gb
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import LineChart
 from mosear.runtime import assemble as build
 from mosear.runtime.results import publish
+from mosear.steering.policies.base import Policy
+from mosear.steering.settings import policy_as_dict
 from mosear.training.module import EmotionTuner
 
 log = logging.getLogger(__name__)
@@ -90,8 +92,22 @@ def test(parts: build.Assembly, tuner: EmotionTuner) -> list[PredictionRow]:
     parts.trainer.test(tuner, datamodule=parts.data, verbose=False)
     if tuner.contributions:
         parts.contributions[tuner.run["model"]] = tuner.contributions
+    for callback in parts.callbacks:
+        if isinstance(callback, SteeringCallback):
+            parts.steering[tuner.run["model"]] = {
+                "policy": _described(callback.policy),
+                **callback.telemetry.summary(),
+            }
     order = {clip.id: index for index, clip in enumerate(parts.data.manifest("test"))}
     return sorted(tuner.rows, key=lambda row: order[row.id])
+
+
+def _described(policy: Policy) -> dict[str, Any] | str:
+    """What to write about a policy; parts of a user's own need not be JSON."""
+    try:
+        return policy_as_dict(policy)
+    except ValueError:
+        return repr(policy)
 
 
 def use_saved_adapter(parts: build.Assembly, network: PeftModel) -> None:

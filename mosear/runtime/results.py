@@ -46,10 +46,12 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
     for name, games in parts.contributions.items():
         threshold = cfg.answering.contribution.collapse_threshold
         summaries[name]["contribution"] = summarise_contribution(games, threshold=threshold, seed=int(cfg.seed))
+    for name, telemetry in parts.steering.items():
+        summaries[name]["steering_telemetry"] = telemetry
     main = next(reversed(summaries))
     metrics = {**summaries[main], "model": main, "run": {k: v for k, v in info.items() if not isinstance(v, Mapping)}}
     if (reference := summaries.get("zero_shot")) is not None and main != "zero_shot":
-        shared = ("subsets", "conflict_mean", "gap", "contribution")
+        shared = ("subsets", "conflict_mean", "gap", "contribution", "steering_telemetry")
         metrics["zero_shot"] = {key: reference[key] for key in shared if key in reference}
     gate, gate_charts = gate_numbers(parts)
     if gate:

@@ -30,10 +30,27 @@ def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
             yield Problem(key, "", str(cause), "Correct the value; the class's docstring explains each one.")
 
 
-def steering_is_known(cfg: DictConfig) -> Iterator[Problem]:
-    """Only ``none`` exists so far."""
-    if (name := cfg.steering.name) != "none":
-        yield Problem("steering.name", name, "no such steering policy", "Use steering=none.")
+def steering_fits(cfg: DictConfig) -> Iterator[Problem]:
+    """A sound policy, a calibration file of this backbone, and layers and heads that the backbone has."""
+    from hydra.errors import InstantiationException
+
+    from mosear.runtime.steering import NONE, decoder_size, steering_policy
+
+    try:
+        policy = steering_policy(cfg)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error  # wraps the class's own
+        yield Problem("steering", cfg.steering.name, str(cause), "Correct the steering settings.")
+        return
+    name = cfg.steering.name
+    if not isinstance(name, str) or not name or (name == NONE) != (policy is None):
+        yield Problem(
+            "steering.name", name, f"a name for {'no steering' if policy is None else 'a steering policy'}",
+            "Choose with steering=none, ar, chase or ar_chase; a policy may have any other name than none.",
+        )  # fmt: skip
+    size = decoder_size(str(cfg.backbone.name)) if policy is not None else None
+    for message in policy.problems(*size) if policy is not None and size is not None else ():
+        yield Problem("steering", name, message, f"Choose settings that fit {cfg.backbone.name}.")
 
 
 def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
@@ -121,7 +138,7 @@ def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-COMMON_RULES: tuple[Rule, ...] = (settings_are_sound, steering_is_known, manifests_exist, quantisation_fits)
+COMMON_RULES: tuple[Rule, ...] = (settings_are_sound, steering_fits, manifests_exist, quantisation_fits)
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,
     resume_exists,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from mosear.training.optim import Tuning, build_optimiser, build_schedule
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
+    from mosear.evaluation.steering import SteeredEvaluation
 
 MIXING_SCALES = "mixing_scales"
 """Where a checkpoint keeps what conflict mixing has learned about the modalities."""
@@ -51,6 +53,9 @@ class EmotionTuner(LightningModule):
         run: constant columns of the predictions (benchmark, model, steering, seed).
         mixing: conflict mixing in training; ``None`` or a rate of 0 = off.
         builder: assembles the prompts of recombined clips; mixing needs it.
+
+    Attributes:
+        steered: the steering session that is installed for an evaluation, if any.
     """
 
     strict_loading = False  # checkpoints hold trainable weights alone; on_load_checkpoint asserts it
@@ -77,6 +82,7 @@ class EmotionTuner(LightningModule):
             if builder is None:
                 raise ValueError(f"Conflict mixing (rate={mixing.rate}) assembles prompts: pass builder=data.builder.")
             self.mixer = ConflictMixer(mixing, backbone, network, builder, self.trie)
+        self.steered: SteeredEvaluation | None = None
         self.rows: list[PredictionRow] = []
         self.contributions: list[ClipValues] = []
         self._measured: frozenset[str] = frozenset()
@@ -168,7 +174,8 @@ class EmotionTuner(LightningModule):
         if batch.data is None:
             return
         data = self.encoded(batch)
-        log_probs = label_log_probs(self.backbone, data, self.trie).log_softmax(-1).cpu()
+        with self._known(data.clips):
+            log_probs = label_log_probs(self.backbone, data, self.trie).log_softmax(-1).cpu()
         for clip, row in zip(data.clips, log_probs, strict=True):
             gold = self.prompt.labels.index(gold_label(clip))
             self._validation.append((clip.subset, int(row.argmax()) == gold, -float(row[gold])))
@@ -199,7 +206,8 @@ class EmotionTuner(LightningModule):
         if batch.data is not None:
             data = self.encoded(batch)
             self.rows += self.answer(data)
-            self.contributions += clip_values(self.backbone, data, self.trie, self._measured)
+            with self._known([clip for clip in data.clips if clip.id in self._measured]):
+                self.contributions += clip_values(self.backbone, data, self.trie, self._measured)
 
     def on_test_epoch_end(self) -> None:
         """Every process has answered its share of the clips; each gets all rows."""
@@ -207,15 +215,14 @@ class EmotionTuner(LightningModule):
 
     def answer(self, data: OmniBatch) -> list[PredictionRow]:
         """Predictions for a batch with encoded media."""
-        log_probs = label_log_probs(self.backbone, data, self.trie)
-        distribution = log_probs.softmax(-1).double().cpu()
+        found = self._unimodal(data) if self.answering.readings else {}
         texts: list[str | None] = [None] * len(data)
-        if self.answering.method == "generate":
-            texts = list(generate_text(self.backbone, data, max_new_tokens=self.answering.max_new_tokens))
-        readings: dict[str, Tensor] = {}
-        if self.answering.readings:
-            found = unimodal_distributions(self.backbone, data, self.trie)
-            readings = {f"p_{name}": value.double().cpu() for name, value in found.items()}
+        with self._known(data.clips, found):
+            distribution = label_log_probs(self.backbone, data, self.trie).softmax(-1).double().cpu()
+            if self.answering.method == "generate":
+                texts = list(generate_text(self.backbone, data, max_new_tokens=self.answering.max_new_tokens))
+        notes = self.steered.note(data.clips) if self.steered is not None else [{} for _ in data.clips]
+        readings = {f"p_{name}": value.double().cpu() for name, value in found.items()}
         rows = []
         for index, clip in enumerate(data.clips):
             prediction, reason = self._read(texts[index], distribution[index])
@@ -235,10 +242,22 @@ class EmotionTuner(LightningModule):
                     video=clip.video,
                     text=clip.text,
                     **own,
+                    **notes[index],
                     **self.run,
                 )
             )
         return rows
+
+    def _unimodal(self, data: OmniBatch) -> dict[str, Tensor]:
+        """What each modality says alone, never steered: late fusion, the control of steering, is made of it."""
+        with self.steered.unsteered() if self.steered is not None else nullcontext():
+            return unimodal_distributions(self.backbone, data, self.trie)
+
+    def _known(
+        self, clips: Sequence[Clip], readings: Mapping[str, Tensor] | None = None
+    ) -> AbstractContextManager[None]:
+        """Tells an installed steering session what is known about the clips of its passes."""
+        return nullcontext() if self.steered is None else self.steered.knowing(clips, readings)
 
     def _read(self, text: str | None, distribution: Tensor) -> tuple[str | None, str | None]:
         if self.answering.method == "score":

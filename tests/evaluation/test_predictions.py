@@ -61,7 +61,7 @@ def test_round_trip(tmp_path):
     rows = [
         row(0, distribution=[0.5, 0.25, 0.25], p_visual=[1.0, 0.0, 0.0], text="Grüße <b>", video="a/b.mp4", seed=3),
         row(1, prediction=None, unparsed_reason="bad media: truncated file", split="val", steering="chase"),
-        row(2, prediction="sad", answer_text="I think sad."),
+        row(2, prediction="sad", answer_text="I think sad.", conflict=0.25, target="visual"),
     ]
     path = tmp_path / "predictions.parquet"
     write_predictions(rows, LABELS, path)
@@ -101,6 +101,12 @@ def test_both_models_fit_one_file(tmp_path):
     rows = [row(model="zero_shot"), row(model="tuned")]
     write_predictions(rows, LABELS, tmp_path / "p")
     assert read_predictions(tmp_path / "p")[0] == rows
+
+
+def test_columns_about_steering_may_be_absent(tmp_path):
+    write_predictions([row()], LABELS, tmp_path / "p")
+    pq.write_table(pq.read_table(tmp_path / "p").drop_columns(["conflict", "target"]), tmp_path / "p")
+    assert read_predictions(tmp_path / "p")[0] == [row()]
 
 
 def test_foreign_file_is_refused(tmp_path):

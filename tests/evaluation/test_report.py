@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -84,6 +85,8 @@ def render(tmp_path, systems, **options):
         name: summarise(rows, labels, benchmark=EVIL, steering=EVIL, seed=0, n_boot=200)
         for name, rows in systems.items()
     }
+    for name, more in options.pop("extra", {}).items():
+        summaries[name] |= more
     path = tmp_path / "report.html"
     arguments = {"title": EVIL, "run_info": {EVIL: EVIL, "config": {"data": {EVIL: EVIL, "sizes": [1, 2]}}}}
     write_report(path, summaries=summaries, predictions=systems, labels=labels, **(arguments | options))
@@ -204,3 +207,53 @@ def test_user_errors(tmp_path):
 @pytest.mark.parametrize(("value", "limit"), [(0, 1), (3, 4), (4, 4), (7.2, 10), (0.11, 0.2), (100, 100)])
 def test_nice_limit(value, limit):
     assert svg.nice_limit(value) == pytest.approx(limit)
+
+
+def telemetry(layers=3, heads=4):
+    rng = np.random.default_rng(0)
+    before = rng.dirichlet(np.ones(3), (layers, heads))
+    after = before * [0.5, 1.0, 1.0]
+    return {
+        "policy": {"ar": {}},
+        "clips": 1234,
+        "modalities": ["audio", "visual", "text"],
+        "before": before.tolist(),
+        "after": after.tolist(),
+        "flagged": rng.random((layers, heads)).tolist(),
+    }
+
+
+def test_steering_is_drawn_before_and_after(tmp_path):
+    rows = [
+        replace(row, conflict=(i % 40) / 39, target=(None, "audio", "visual")[i % 3])
+        for i, row in enumerate(make_rows("tuned", 0.5))
+    ]
+    rows += [replace(row, id=f"other{row.id}", subset=EVIL) for row in rows[:40]]
+    measured = telemetry()
+    html, _ = render(tmp_path, {"tuned": rows}, extra={"tuned": {"steering_telemetry": measured}})
+    page = Page(html)
+    assert "script" not in page.tags
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    for when in ("before", "after"):
+        for index, word in ((0, "voice"), (1, "face")):
+            mean = 100 * np.mean(np.array(measured[when])[..., index])
+            shown = f"attention mass on the {word} by layer and head, {when} steering; mean {mean:.1f} %"
+            assert any(label.endswith(shown) for label in labels)
+    assert f"layer 2, head 3: {100 * measured['after'][2][3][0]:.1f} %" in page.words
+    assert "1,234 clips with both" in page.words
+    histograms = [label for label in labels if "clips by conflict score" in label]
+    assert len(histograms) == 4 and EVIL in histograms[-1]
+    steered = sum(row.target is not None for row in rows[:40]) / 40
+    assert f"{100 * steered:.1f} % steered" in page.words
+    # Every clip is in one bar: the counts in the hints add up.
+    counts = [int(n) for n in re.findall(r"\d\.\d\d to \d\.\d\d: (\d+)", page.words)]
+    assert sum(counts) == len(rows)
+
+
+@pytest.mark.parametrize("measured", [{}, {"policy": "mine"}, telemetry(28, 28)], ids=["none", "empty", "large"])
+def test_steering_section_appears_with_its_numbers(tmp_path, measured):
+    rows = make_rows("tuned", 0.5, readings=False)
+    html, _ = render(tmp_path, {"tuned": rows}, extra={"tuned": {"steering_telemetry": measured}})
+    page = Page(html)
+    assert ("heatmap" in html.split("</style>")[1]) == ('id="steering"' in html) == ("clips" in measured)
+    assert "conflict score" not in page.words.lower()

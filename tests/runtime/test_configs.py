@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,9 @@ def test_public_keys_are_the_golden_list():
     for name in ("train", "eval"):
         cfg = OmegaConf.to_container(composed(name, "+experiment=mosear"), resolve=False)
         found += [f"{name}: {key}" for key in sorted(public_keys(cfg))]
+    for option in ("ar", "chase", "ar_chase"):
+        cfg = OmegaConf.to_container(composed("eval", f"steering={option}").steering, resolve=False)
+        found += [f"steering={option}: {key}" for key in sorted(public_keys(cfg))]
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text("\n".join(found) + "\n")
     assert found == GOLDEN.read_text().split("\n")[:-1], (
@@ -103,6 +107,13 @@ def test_public_keys_are_the_golden_list():
         (["resume=/no/such.ckpt"], "resume"),
         (["data.val=null"], "validation clips"),
         (["steering.name=magic"], "steering.name"),
+        (["steering=ar", "steering.name=none"], "steering.name"),
+        (["steering=ar", "steering.ar.portion=2"], "portion=2 must lie in [0, 1]"),
+        (["steering=ar", "steering.ar.layers=[0,40]"], "there is no layer 40"),
+        (["steering=chase", "steering.chase.heads=[[0,99]]"], "there is no head 99"),
+        (["steering=ar_chase", "steering.chase.target=smell"], "target='smell'"),
+        (["steering=chase", "steering.settings=/no/such.json"], "/no/such.json cannot be read"),
+        (["steering=chase", "+steering.changes.chase.target=oracle"], "is for a file in steering.settings"),
         (["data.on_bad_media=ignore"], "on_bad_media"),
         (["mixing.rate=1.0"], "share of the batch"),
         (["mixing.rate=0.5", "data.batch_size=1"], "recombines two clips"),
@@ -117,6 +128,44 @@ def test_mistake_is_named_with_a_remedy(overrides, expected):
         )
     with pytest.raises(ConfigError, match=re.escape(expected)):
         validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+
+
+def test_steering_defaults_are_those_of_the_classes():
+    from mosear.runtime.steering import steering_policy
+    from mosear.steering import AttentionReallocation, Chase, Policies
+
+    expected = {
+        "none": None,
+        "ar": AttentionReallocation(),
+        "chase": Chase(),
+        "ar_chase": Policies((AttentionReallocation(), Chase())),
+    }
+    for name, policy in expected.items():
+        cfg = composed("eval", f"steering={name}")
+        assert (cfg.steering.name, steering_policy(cfg)) == (name, policy)
+
+
+def test_a_calibration_file_replaces_the_values(tmp_path):
+    from mosear.runtime.steering import steering_policy
+    from mosear.steering import Chase, Reliability
+    from mosear.steering.settings import SteeringSettings
+
+    policy = Chase(strength=7.0, heads=((0, 1),), reliability=Reliability(audio_prior=-0.5))
+    path = tmp_path / "chase.json"
+    SteeringSettings(policy, "tiny-omni", "abc").save(path)
+    steering = ["steering=chase", f"steering.settings={path}"]
+    check("eval", *steering)
+    assert steering_policy(composed("eval", *steering)) == policy
+    changed = steering_policy(composed("eval", *steering, "+steering.changes.chase.target=oracle"))
+    assert changed == replace(policy, target="oracle")
+    for overrides, expected in (
+        ([*steering, "backbone=tiny_omni_balanced"], "was calibrated on 'tiny-omni', not on 'tiny-omni-balanced'"),
+        ([*steering, "steering.chase.strength=2"], "values of its own under steering.chase"),
+        (["steering=ar", f"steering.settings={path}"], "Use steering=chase"),
+        ([*steering, "+steering.changes.chase.vigour=2"], "vigour"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            check("eval", *overrides)
 
 
 def test_all_mistakes_come_at_once():

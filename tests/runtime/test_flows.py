@@ -192,3 +192,22 @@ def test_aggregate_lists_systems_and_controls(trained):
         differences(systems, [("lora", "mose")])
     with pytest.raises(ValueError, match="not a finished run"):
         collect([trained[0] / "adapter"])
+
+
+def test_steered_evaluation_publishes_what_steering_did(data_dir, tmp_path):
+    overrides = (*SMALL, f"data_dir={data_dir}", "answering.readings=true", "report.examples=0")
+    steering = ("steering=ar_chase", "steering.ar.portion=0.9", "steering.chase.conflict_threshold=0.0")
+    run("eval.py", *overrides, *steering, f"hydra.run.dir={tmp_path}")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    telemetry = metrics["steering_telemetry"]
+    assert metrics["steering"] == "ar_chase"
+    assert list(telemetry["policy"]) == ["ar", "chase"] and telemetry["policy"]["ar"]["portion"] == 0.9
+    rows, _ = read_predictions(tmp_path / "predictions.parquet")
+    assert {row.steering for row in rows} == {"ar_chase"}
+    judged = [row for row in rows if row.conflict is not None]
+    assert (
+        len(judged) == telemetry["clips"] == sum(row.p_visual is not None and row.p_audio is not None for row in rows)
+    )
+    assert {row.target for row in judged} <= {"audio", "visual"}
+    report = (tmp_path / "report.html").read_text()
+    assert 'id="steering"' in report and "Conflict scores" in report

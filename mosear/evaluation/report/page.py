@@ -15,6 +15,7 @@ from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
+from mosear.evaluation.report.steering import steering_section
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
@@ -54,7 +55,7 @@ def write_report(
             dotted keys ("config", "versions", ...).
         summaries: ``{system: summarise(...)}``. "zero_shot", or else the first one, is the baseline of every
             comparison; "tuned", or else the last one, makes the headline. What ``summarise_contribution`` returns may
-            stand in it under "contribution".
+            stand in it under "contribution", what steering did under "steering_telemetry".
         predictions: ``{system: rows}`` behind the summaries, for paired differences.
         labels: the label list.
         examples: clips to show.
@@ -135,6 +136,7 @@ def _context(
         "forests": [_forest(name, differences[name]) for name in names[1:]],
         "matrices": _matrices(summaries, names, labels),
         "contribution": contribution_section(summaries, names),
+        "steering": steering_section(summaries, predictions, names),
         "examples": [_example(example, labels, colours) for example in examples],
         "charts": [_chart(chart) for chart in charts],
         "run_tables": _run_tables(run_info),

@@ -162,6 +162,70 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, label: 
     return _svg("".join(parts), label=label, attributes=box)
 
 
+def heat_map(table: Sequence[Sequence[float]], *, css: str, limit: float, label: str) -> Markup:
+    """Heat map of a ``[rows, columns]`` table of shares: full shade is ``limit``, numbers are per cent."""
+    rows, columns = len(table), max(map(len, table))
+    cell = max(_CELL_MIN, min(_CELL_MAX, _MATRIX_SIDE // columns))
+    left, top = 22, 16
+    size = f'width="{columns * cell - 1}" height="{rows * cell - 1}"'
+    parts = [f'<g class="{css}"><rect class="cell" x="{left}" y="{top}" {size}/>']
+    for row, values in enumerate(table):
+        for column, value in enumerate(values):
+            x, y = left + column * cell, top + row * cell
+            share = min(max(value / limit, 0.0), 1.0)
+            parts.append(
+                f'<rect class="shade" x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+                f'fill-opacity="{share:.2f}">'
+                f"<title>{escape(f'layer {row}, head {column}: {100 * value:.1f} %')}</title></rect>"
+            )
+            if cell >= _CELL_FOR_NUMBERS:
+                parts.append(
+                    f'<text class="count{" strong" if share > 0.55 else ""}" font-size="10" x="{x + cell / 2 - 0.5}" '
+                    f'y="{y + cell / 2 + 3}">{100 * value:.0f}</text>'
+                )
+    parts.append("</g>")
+    for column in _numbered(columns):
+        parts.append(
+            f'<text class="tick mid" font-size="9" x="{left + column * cell + cell / 2}" y="{top - 5}">{column}</text>'
+        )
+    for row in _numbered(rows):
+        baseline = top + row * cell + cell / 2 + 3
+        parts.append(f'<text class="tick end" font-size="9" x="{left - 5}" y="{baseline}">{row}</text>')
+    width, height = left + columns * cell, top + rows * cell
+    box = f'class="heatmap" viewBox="0 0 {width} {height}" style="max-width:{width}px"'
+    return _svg("".join(parts), label=label, attributes=box)
+
+
+def _numbered(count: int) -> range:
+    """Which of ``count`` rows or columns carry their number."""
+    return range(0, count, 1 if count <= 16 else 4)
+
+
+def histogram(stacks: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Markup:
+    """Counts over equal bins of [0, 1], stacked: one (css class, count per bin) after the other, from below."""
+    left, top, wide, high = 34.0, 6.0, 200.0, 70.0
+    bins = len(stacks[0][1])
+    largest = max(1, *(sum(counts[i] for _, counts in stacks) for i in range(bins)))
+    parts = [f'<line class="zero" x1="{left}" x2="{left + wide}" y1="{top + high}" y2="{top + high}"/>']
+    for i in range(bins):
+        base, x = top + high, left + wide * i / bins
+        for css, counts in stacks:
+            size = high * counts[i] / largest
+            base -= size
+            if counts[i]:
+                hint = f"{i / bins:.2f} to {(i + 1) / bins:.2f}: {counts[i]}"
+                parts.append(
+                    f'<rect class="bar {css}" x="{x + 0.5:.2f}" y="{base:.2f}" width="{wide / bins - 1:.2f}" '
+                    f'height="{size:.2f}"><title>{escape(hint)}</title></rect>'
+                )
+    parts.append(f'<text class="tick end" font-size="9" x="{left - 4}" y="{top + 6}">{largest:,}</text>')
+    for value, anchor in ((0, ""), (0.5, " mid"), (1, " end")):
+        parts.append(
+            f'<text class="tick{anchor}" font-size="9" x="{left + wide * value}" y="{top + high + 11}">{value}</text>'
+        )
+    return _svg("".join(parts), label=label, attributes='class="chart" viewBox="0 0 238 90"')
+
+
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], css: Mapping[str, str], *, label: str) -> Markup:
     """Lines over a common x range and a y range from the data; non-finite points are left out."""
     finite = {

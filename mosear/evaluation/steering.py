@@ -1,0 +1,140 @@
+"""A steering session inside an evaluation: what it is told, what is read without it, and what it did.
+
+The unimodal readings are the late-fusion control and CHASE's evidence at once. So they are read first and unsteered,
+and then handed to the session: nothing is paid for twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mosear.roles import TokenRole
+from mosear.steering.policies.chase import NO_TARGET, Chase
+from mosear.steering.rows import MODALITIES
+
+if TYPE_CHECKING:
+    from mosear.data.clip import Clip
+    from mosear.steering.session import SteeringSession
+    from mosear.steering.stats import SequenceRecord
+
+DIGITS = 5
+
+
+class SteeringTelemetry:
+    """Attention mass before and after steering, a mean over the clips that carry both face and voice.
+
+    Each clip counts once, with the mean over its steered rows: in clips without one of the two nothing can move.
+
+    Attributes:
+        clips: how many were counted.
+        total: float64 ``[layers, heads, 7]``, sums over clips of mass before and after (MODALITIES) and of the flagged
+            share; ``None`` before the first.
+    """
+
+    def __init__(self, clips: int = 0, total: Tensor | None = None) -> None:
+        self.clips, self.total = clips, total
+
+    def add(self, clips: Sequence[Clip], record: SequenceRecord) -> None:
+        """Count a batch.
+
+        Args:
+            clips: ``B``.
+            record: of the passes that answered them.
+        """
+        means = torch.cat([record.before, record.after, record.flagged[..., None]], dim=-1).double()
+        both = torch.tensor([clip.video is not None and clip.audio is not None for clip in clips])
+        counted = means[both & ~means.flatten(1).isnan().any(1)] if len(means) else means
+        self.merge(SteeringTelemetry(len(counted), counted.sum(0)))
+
+    def merge(self, other: SteeringTelemetry) -> None:
+        """Count what another one has counted."""
+        if other.clips:
+            assert other.total is not None
+            self.clips += other.clips
+            self.total = other.total if self.total is None else self.total + other.total
+
+    def summary(self) -> dict[str, Any]:
+        """For ``metrics.json``; empty if no clip was counted.
+
+        ``{"clips": n, "modalities": [...], "before": [layers][heads][3], "after": .., "flagged": [layers][heads]}``
+        """
+        if self.total is None:
+            return {}
+        means = (self.total / self.clips).round(decimals=DIGITS)
+        return {
+            "clips": self.clips,
+            "modalities": list(MODALITIES),
+            "before": means[..., :3].tolist(),
+            "after": means[..., 3:6].tolist(),
+            "flagged": means[..., 6].tolist(),
+        }
+
+
+class SteeredEvaluation:
+    """What a module that evaluates needs of an installed session.
+
+    Args:
+        session: installed.
+    """
+
+    def __init__(self, session: SteeringSession) -> None:
+        self.session, self.telemetry = session, SteeringTelemetry()
+        self.chase = next((step for step in session.policy.steps if isinstance(step, Chase)), None)
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """The model as it is without the session, for a block."""
+        self.session.remove()
+        try:
+            yield
+        finally:
+            self.session.install()
+
+    @contextmanager
+    def knowing(self, clips: Sequence[Clip], readings: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Tell the session, for a block, what is known about the clips of its passes.
+
+        Args:
+            clips: ``B``; for the oracle they must say what each modality shows (``modality_labels``).
+            readings: ``[B, C]`` by modality, read from each alone; used if CHASE would read just that.
+        """
+        own = self.chase is not None and self.chase.detector == "masked" and self.chase.readings == "alone"
+        oracle = self.chase is not None and self.chase.target == "oracle"
+        with self.session.given(
+            readings=readings if own and readings else None,
+            directions=[true_direction(clip) for clip in clips] if oracle else None,
+        ):
+            yield
+
+    def note(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        """Count the batch that was answered last; per clip its ``conflict`` and ``target`` for the predictions."""
+        record = self.session.last
+        assert record is not None, "note() follows a pass of a session that records"
+        self.telemetry.add(clips, record)
+        if record.decision is None:
+            return [{} for _ in clips]
+        found = zip(record.decision.conflict.tolist(), record.decision.target.tolist(), strict=True)
+        notes = [
+            {
+                "conflict": None if math.isnan(conflict) else conflict,
+                "target": None if target == NO_TARGET else TokenRole(target).name.lower(),
+            }
+            for conflict, target in found
+        ]
+        assert len(notes) == len(clips)
+        return notes
+
+
+def true_direction(clip: Clip) -> str | None:
+    """The modality that alone shows the right label: ``audio``, ``visual``, or ``None`` if both or neither do."""
+    shown = clip.modality_labels
+    audio, visual = (label is not None and label == clip.label for label in (shown.audio, shown.visual))
+    if audio == visual:
+        return None
+    return "audio" if audio else "visual"

@@ -1,0 +1,156 @@
+"""Calibrated settings: the JSON that ``python -m mosear.steering.calibrate`` writes and ``steering.settings`` names.
+
+    {"policy": {"ar": {"threshold": 0.6, ...}, "chase": {"strength": 6.0, ...}},
+     "backbone": "tiny-omni", "split_hash": "...", "scores": {...}}
+
+``policy`` names one policy or both, in the order in which they are applied, with the fields of
+:class:`AttentionReallocation` and :class:`Chase`; a field that is left out has its default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from mosear.files import written_atomically
+from mosear.steering.policies.base import Policy
+from mosear.steering.policies.chase import Chase
+from mosear.steering.policies.reallocation import AttentionReallocation
+from mosear.steering.policies.reliability import Reliability
+from mosear.steering.policies.sequence import Policies
+
+STEPS: dict[str, type[AttentionReallocation] | type[Chase]] = {"ar": AttentionReallocation, "chase": Chase}
+NEEDED = {"policy": dict, "backbone": str, "split_hash": str, "scores": dict}
+
+
+@dataclass(frozen=True)
+class SteeringSettings:
+    """A calibrated policy, and what it was calibrated on.
+
+    Attributes:
+        policy: ready to use.
+        backbone: name of the backbone.
+        split_hash: tells which validation clips were used.
+        scores: what calibration measured, for the reader.
+    """
+
+    policy: Policy
+    backbone: str
+    split_hash: str
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, atomically.
+
+        Raises:
+            ValueError: if the policy holds a reliability estimate that JSON cannot.
+        """
+        content = {
+            "policy": policy_as_dict(self.policy),
+            "backbone": self.backbone,
+            "split_hash": self.split_hash,
+            "scores": dict(self.scores),
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        backbone: str | None = None,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Self:
+        """Read the file.
+
+        Args:
+            path: written by :meth:`save`.
+            backbone: the one to be steered; ``None`` accepts any.
+            changes: by policy, single fields that win over the file's.
+
+        Raises:
+            ValueError: if it is no such file, names unknown or impossible settings, or belongs to another backbone.
+        """
+        content = _content(Path(path))
+        if backbone is not None and content["backbone"] != backbone:
+            raise ValueError(
+                f"{path} was calibrated on {content['backbone']!r}, not on {backbone!r}: the settings of one backbone "
+                "mean nothing to another. Calibrate on this backbone."
+            )
+        try:
+            policy = build_policy(content["policy"], changes)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return cls(policy, content["backbone"], content["split_hash"], content["scores"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}). Write it with python -m mosear.steering.calibrate."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    found = content if isinstance(content, dict) else {}
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"{path} is no calibration file: {', '.join(wrong)} missing or of the wrong type. Give a file that python "
+            "-m mosear.steering.calibrate wrote."
+        )
+    return found
+
+
+def build_policy(
+    settings: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> Policy:
+    """The policy that ``{"ar": {...}, "chase": {...}}`` describes.
+
+    Args:
+        settings: fields by policy, in the order of application.
+        changes: fields that win over these.
+
+    Raises:
+        ValueError: for unknown policies, unknown fields and impossible values.
+    """
+    changes = changes or {}
+    if not settings:
+        raise ValueError(f"policy names none of {', '.join(STEPS)}.")
+    if unknown := [name for name in settings if name not in STEPS]:
+        raise ValueError(f"there is no policy {', '.join(map(repr, unknown))}; there are {', '.join(STEPS)}.")
+    if strangers := [name for name in changes if name not in settings]:
+        raise ValueError(f"changes={dict(changes)} are about {', '.join(strangers)}, which is not among the policies.")
+    steps = []
+    for name, fields in settings.items():
+        try:
+            steps.append(STEPS[name](**{**fields, **changes.get(name, {})}))
+        except TypeError as error:
+            raise ValueError(f"{name}: {error}.") from error
+    return steps[0] if len(steps) == 1 else Policies(steps)
+
+
+def policy_as_dict(policy: Policy) -> dict[str, dict[str, Any]]:
+    """What :func:`build_policy` turns into this policy again, ready for JSON.
+
+    Raises:
+        ValueError: if a step or its reliability estimate is not one of ours, or a policy occurs twice.
+    """
+    names = {kind: name for name, kind in STEPS.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for step in policy.steps:
+        name = names.get(type(step))  # type: ignore[arg-type]
+        if name is None or name in found or (isinstance(step, Chase) and type(step.reliability) is not Reliability):
+            raise ValueError(
+                f"{step!r} cannot be written as JSON: only one AttentionReallocation and one Chase with a Reliability "
+                "can."
+            )
+        found[name] = asdict(step)  # type: ignore[call-overload]
+    return found
