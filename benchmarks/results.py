@@ -52,6 +52,17 @@ class Study:
         overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}"]
         return self._run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 
+    def variation(self, folder: str, experiment: str, seed: int, overrides: list[str]) -> Path:
+        """A recipe with changes, on its own backbone and data."""
+        options = [
+            f"+experiment={experiment}",
+            f"seed={seed}",
+            *overrides,
+            "zero_shot=false",
+            "answering.readings=false",
+        ]
+        return self._run(self.out / f"n{self.test_clips}" / folder, "train.py", options)
+
     def _run(self, target: Path, script: str, overrides: list[str]) -> Path:
         claim = target.with_name(f"{target.name}.running")
         if (target / "metrics.json").is_file():

@@ -25,8 +25,8 @@ class SteeringStats:
         after: the same after the policy.
         flagged: float64 ``[layers, heads]``, share of rows that the policy edited.
         rows: int64 ``[layers]``, steered rows that were counted.
-        conflict: float32 ``[clips]``, the conflict score of each prompt that CHASE judged, in order; NaN where a
-            modality was absent. Empty without CHASE.
+        conflict: float32 ``[prompts]``, the conflict score of each prompt that CHASE judged, in order (a prompt under
+            beam search counts once per beam); NaN where a modality was absent. Empty without CHASE.
     """
 
     before: Tensor
