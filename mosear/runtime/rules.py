@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from mosear.runtime.validation import Problem, Rule
 
 COMMON_KEYS = (
-    "name", "seed", "data_dir", "run_dir", "zero_shot", "tuning", "mixing", "answering", "report",
+    "name", "seed", "data_dir", "run_dir", "zero_shot", "keep_adapter", "tuning", "mixing", "answering", "report",
     "backbone", "adapter", "steering", "data", "benchmark", "trainer", "logger", "callbacks",
 )  # fmt: skip
 TRAIN_KEYS = (*COMMON_KEYS, "resume")
@@ -117,7 +117,7 @@ def best_needs_validation(cfg: DictConfig) -> Iterator[Problem]:
         if node is not None and cfg.data.get("val") is None and node.get(key) in ("best", "val/loss"):
             yield Problem(
                 f"callbacks.{name}.{key}", node.get(key), "needs validation clips, but data.val is null",
-                "Set data.val, or callbacks.adapter.select=last and callbacks.checkpoint.monitor=null.",
+                "Set data.val, or keep_adapter=last and callbacks.checkpoint.monitor=null.",
             )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ def check(name: str, *overrides: str) -> None:
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_experiment_composes_and_validates(name, experiment):
     check(name, f"+experiment={experiment}")
+    callbacks = composed(name, f"+experiment={experiment}").callbacks
+    assert all(node is None or "_target_" in node for node in callbacks.values()), "a recipe must not make half a node"
 
 
 @pytest.mark.parametrize("option", OPTIONS)
