@@ -27,12 +27,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--fit",
         choices=FITS,
-        default="least-squares",
-        help="constants per projection: 'mean' of what they replace, those with the least squared error "
-        "('least-squares', the default), or B solved anew ('refit')",
+        default="refit",
+        help="'mean': every expert's factor at its mean; 'least-squares': the factors with the least squared error; "
+        "'refit' (default): B solved anew for it",
     )
     parser.add_argument(
-        "--manifest", type=Path, help="clips to average over and to score (default: the run's validation clips)"
+        "--manifest",
+        type=Path,
+        help="clips to freeze and to score on (default: the run's validation clips, all subsets)",
     )
     parser.add_argument("--limit", type=int, help="use this many clips, evenly spread over the manifest")
     parser.add_argument("--batch-size", type=int, help="clips per step (default: data.eval_batch_size of the run)")
@@ -61,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     console.print(cost_table(report))
     errors = ", ".join(f"{fit} {error:.1%}" for fit, error in report["relative_error"].items())
+    console.print(f"relative error of the update: {errors}", markup=False)
     console.print(
-        f"relative error of the update: {errors}   written: {export.fit}, rank {report['rank']}", markup=False
+        f"{report['fit']}, rank {report['rank']}: {export.target}", markup=False, soft_wrap=True, highlight=False
     )
-    console.print(f"{export.target}", markup=False, soft_wrap=True, highlight=False)
     return 0
 
 

@@ -12,7 +12,8 @@ so its rank is R, whatever K is. The fits choose M from second moments over the 
 
     mean            M puts c_j on the block of expert j, c_j = mean over t of a_j(t)
     least-squares   as above, but c minimises  sum over t of ||y_t - y'_t||^2
-    refit           M itself minimises it: h_t tells roles apart in part, and a free M uses that
+    refit           M itself minimises it (h_t tells roles apart in part, and a free M uses that), with a ridge that
+                    pulls towards the M of least-squares where the observed tokens say little
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,8 @@ Fit = Literal["mean", "least-squares", "refit"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 NEGLIGIBLE = 1e-10
 """Eigenvalues below this share of the largest are directions that the observed tokens do not have."""
+RIDGE = 0.01
+"""Of ``refit``, in units of the mean square of h_t's entries. Only a manifest of a few clips feels it."""
 
 
 @dataclass
@@ -191,15 +194,15 @@ def freeze_projection(layer: MoSELinear, name: str, moments: Moments, fit: Fit) 
     rows = a.shape[0]
     hh, qh, qq = joint[:rows, :rows], joint[rows:, :rows], joint[rows:, rows:]
     gram = b.T @ b
-    if fit == "refit":
-        mixing = qh @ torch.linalg.pinv(hh, rtol=NEGLIGIBLE, hermitian=True)
+    reads = _blocks_read(layer, name)
+    if fit == "mean":
+        constants = torch.as_tensor(moments.coefficients) / moments.tokens
     else:
-        reads = _blocks_read(layer, name)
-        if fit == "mean":
-            constants = torch.as_tensor(moments.coefficients) / moments.tokens
-        else:
-            constants = _least_squares(gram, hh, qh, reads, settings.r)
-        mixing = _on_blocks(constants, reads, settings.r, rows)
+        constants = _least_squares(gram, hh, qh, reads, settings.r)
+    mixing = _on_blocks(constants, reads, settings.r, rows)
+    if fit == "refit":
+        ridge = RIDGE * hh.trace() / rows * torch.eye(rows).to(hh)
+        mixing = mixing + (qh - mixing @ hh) @ torch.linalg.pinv(hh + ridge, hermitian=True)
     energy = float((gram * qq).sum())
     cross, own = float((gram * (mixing @ qh.T)).sum()), float((gram * (mixing @ hh @ mixing.T)).sum())
     return Frozen(a.clone(), (b @ mixing).to(a.dtype), energy, max(0.0, energy - 2 * cross + own))
@@ -250,11 +253,12 @@ class PlainLora:
         for name, frozen in self.projections.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = frozen.a.cpu().contiguous()
             tensors[f"base_model.model.{name}.lora_B.weight"] = frozen.b.cpu().contiguous()
-        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        # Not save_file, whose result other users of a shared directory could not read.
+        (directory / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         self.config.save_pretrained(directory)
 
 
-def freeze_experts(model: PeftModel, observation: Observation, fit: Fit = "least-squares") -> PlainLora:
+def freeze_experts(model: PeftModel, observation: Observation, fit: Fit = "refit") -> PlainLora:
     """The active MoSE adapter as a plain LoRA.
 
     Args:

@@ -51,7 +51,8 @@ class Export:
         adapter: a run's ``adapter/``; the run's ``config.yaml`` lies beside it.
         out: where the LoRA goes; ``None`` = ``adapter_lora/`` beside the adapter.
         fit: see :mod:`mosear.experts.to_lora`.
-        manifest: ``None`` = the run's validation clips.
+        manifest: ``None`` = the run's validation clips of every subset. Freezing reads no labels, and conflict clips,
+            which training may not see, are where a frozen gate costs most.
         limit: use this many clips, evenly spread over the manifest; ``None`` = all.
         batch_size: clips per step; ``None`` = the run's own.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` = a GPU if there is one.
@@ -61,7 +62,7 @@ class Export:
 
     adapter: Path
     out: Path | None = None
-    fit: Fit = "least-squares"
+    fit: Fit = "refit"
     manifest: Path | None = None
     limit: int | None = None
     batch_size: int | None = None
@@ -193,11 +194,11 @@ class Scorer:
         options = {k: v for k, v in cfg.backbone.items() if k not in ("_target_", "name", "device")}
         backbone = load_backbone(export.backbone or cfg.backbone.name, **options, device=str(device))
         backbone.name = cfg.backbone.name
-        changes: dict[str, Any] = {"prepare": None}
+        changes: dict[str, Any] = {"prepare": None, "val_subset": None}
         if export.batch_size is not None:
             changes["eval_batch_size"] = export.batch_size
         if export.manifest is not None:
-            changes |= {SPLIT: str(export.manifest), "val_subset": None}
+            changes[SPLIT] = str(export.manifest)
         elif cfg.data.prepare is not None:
             instantiate(cfg.data.prepare)()
         data = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone, **changes)

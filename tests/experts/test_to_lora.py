@@ -19,7 +19,7 @@ from mosear.backbones.backbone import OmniBackbone
 from mosear.data.sample import OmniBatch
 from mosear.experts import sequence_state
 from mosear.experts.layer import MoSELinear
-from mosear.experts.to_lora import FITS, Fit, Observation, freeze_experts, observed
+from mosear.experts.to_lora import FITS, RIDGE, Fit, Observation, freeze_experts, observed
 from mosear.roles import TokenRole
 from tests.helpers.mose_models import adapted, real, states
 from tests.helpers.omni_samples import MIXED, fresh, make_batch, raw_inputs
@@ -75,12 +75,15 @@ def literal(layer: MoSELinear, x: Tensor, roles: Tensor, w: Tensor, config: Any)
 
 def reference_prediction(fit: Fit, x: Any, a: Any, c: Any, u: Any, y: Any) -> Any:
     """What the best LoRA of a fit adds to each token: ``[T, out]``."""
-    if fit == "refit":
-        hidden = x @ a.T
-        return hidden @ np.linalg.lstsq(hidden, y, rcond=None)[0]
     flat = u.transpose(0, 2, 1).reshape(-1, u.shape[1])
     constants = c.mean(0) if fit == "mean" else np.linalg.lstsq(flat, y.reshape(-1), rcond=None)[0]
-    return (flat @ constants).reshape(y.shape)
+    found = (flat @ constants).reshape(y.shape)
+    if fit == "refit":  # ridge regression of what is left, as least squares with rows for the penalty
+        hidden = x @ a.T
+        penalty = np.sqrt(RIDGE * (hidden**2).sum() / len(a)) * np.eye(len(a))
+        left = np.concatenate([y - found, np.zeros((len(a), y.shape[1]))])
+        found = found + hidden @ np.linalg.lstsq(np.concatenate([hidden, penalty]), left, rcond=None)[0]
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -224,11 +227,10 @@ def test_exact_on_one_text_under_a_learned_gate(backbone: OmniBackbone, tmp_path
         lora = freeze_experts(model, observation, fit)
         lora.save(tmp_path)
         torch.testing.assert_close(states(as_lora(backbone, tmp_path), batch), expected, rtol=1e-4, atol=1e-4)
-        if fit != "refit":  # the visual expert gets nothing; the others three times their weight
-            layer, frozen = own.model.get_submodule(NAME), lora.projections[NAME]
-            scales = 2 * 3 * w[1, 0] * torch.tensor([0.0, 1.0, 1.0])
-            expected_b = layer.mose_B["default"] * scales.repeat_interleave(2)
-            torch.testing.assert_close(frozen.b, expected_b, rtol=1e-4, atol=1e-4)
+        # The visual expert gets nothing; the others three times their weight (alpha / r is 2).
+        scales = (2 * 3 * w[1, 0] * torch.tensor([0.0, 1.0, 1.0])).repeat_interleave(2)
+        expected_b = own.model.get_submodule(NAME).mose_B["default"] * scales
+        torch.testing.assert_close(lora.projections[NAME].b, expected_b, rtol=1e-4, atol=1e-4)
 
 
 # -- as others see it ----------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ FILES = ["adapter_config.json", "adapter_model.safetensors", "export.json"]
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    ensure_corpus(root / "synthetic", test_clips=1, train_clips=1, val_clips=8, workers=1)
+    ensure_corpus(root / "synthetic", test_clips=1, train_clips=1, val_clips=4, workers=1)
     return root
 
 
@@ -77,12 +77,22 @@ def test_command(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     out = run_dir / "adapter_lora"
-    for part in ("Scoring mose", "Scoring base", "Scoring lora", "MoSE", "cost (95 %)", "least-squares", str(out)):
+    for part in (
+        "Scoring mose",
+        "Scoring base",
+        "Scoring lora",
+        "MoSE",
+        "cost (95 %)",
+        "video aligned",
+        "refit",
+        str(out),
+    ):
         assert part in done.stdout, done.stdout
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert sorted(path.name for path in run_dir.iterdir()) == ["adapter", "adapter_lora", "config.yaml"]
     report = export_json(out)
-    assert report["clips"] == 8 and report["fit"] == "least-squares" and report["rank"] == 6
+    assert report["clips"] == 10 and report["fit"] == "refit" and report["rank"] == 6
+    assert set(report["subsets"]) == {"consistent", "video_aligned", "audio_aligned", "contextual"}
     assert report["manifest"] == str(data_dir / "synthetic" / "val.parquet") and report["backbone"] == "tiny-omni"
     errors = report["relative_error"]
     assert 1 > errors["mean"] > errors["least-squares"] > errors["refit"] > 0
@@ -100,7 +110,7 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_accuracies_are_those_that_predict_finds(exported: dict[str, Any], run_dir: Path, data_dir: Path) -> None:
     """Clip by clip, through files, for each of the three systems."""
     shutil.copytree(exported["out"], run_dir / "lora")
-    manifest = load_manifest(data_dir / "synthetic" / "val.parquet", subset="consistent")
+    manifest = load_manifest(data_dir / "synthetic" / "val.parquet")
     systems = {
         "base": Predictor.bare(),
         "mose": Predictor.from_adapter(run_dir / "adapter"),
