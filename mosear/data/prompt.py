@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 DEFAULT_QUESTION = "Which emotion does the person show?"
 DEFAULT_TRANSCRIPT = 'The person says: "{text}"\n'
+DEFAULT_TURN = 'Before that: "{text}"\n'
+
+MOST_TURNS = 12
+
+Strategy = Literal["minimal", "acoustic", "stepwise"]
+AnswerFormat = Literal["word", "tags", "json"]
+
+INSTRUCTIONS: dict[Strategy, str] = {
+    "minimal": "",
+    "acoustic": "First describe the voice: its pitch, pace, loudness and timbre. Then name the emotion.",
+    "stepwise": "First describe the voice: its pitch, pace, loudness and timbre. Then describe the face and the body. "
+    "Then weigh what they say against the words, step by step. Then name the emotion.",
+}
+"""What a strategy asks for before the label; after OmniVox (arXiv:2503.21480), the wording is ours."""
+
+FORMATS: dict[AnswerFormat, str] = {
+    "word": "Answer with one word",
+    "tags": "Put what you consider between <think> and </think>, then one word between <answer> and </answer>",
+    "json": 'Answer with {"final_label": "..."} and one word in it',
+}
 
 
 @dataclass(frozen=True)
@@ -21,12 +41,24 @@ class Prompt:
         transcript: how the transcript is introduced; must contain ``{text}``. Left out when a clip has none.
         list_labels: name the candidate labels in the question (a large backbone needs it, the tiny one was trained
             without).
+        strategy: ``minimal`` asks for the label at once; ``acoustic`` and ``stepwise`` for a description before it, so
+            they need generated answers.
+        answer_format: how the answer is written and read back: ``word``, ``tags`` (``<think>`` and ``<answer>``) or
+            ``json`` (``final_label``).
+        synonyms: other spellings of labels in generated answers, as ``{spelling: label}``.
+        context_turns: how many earlier turns of the dialogue are shown, the nearest ones (0 to 12).
+        turn: how each of them is introduced; must contain ``{text}``.
     """
 
     labels: Sequence[str] = EMOTIONS
     question: str = DEFAULT_QUESTION
     transcript: str = DEFAULT_TRANSCRIPT
     list_labels: bool = False
+    strategy: Strategy = "minimal"
+    answer_format: AnswerFormat = "word"
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    context_turns: int = 0
+    turn: str = DEFAULT_TURN
 
     def __post_init__(self) -> None:
         labels = tuple(self.labels)
@@ -35,21 +67,52 @@ class Prompt:
             problems.append(f"labels={list(labels)} must be two or more different words")
         if any(not label.strip() or label != label.strip() for label in labels):
             problems.append(f"labels={list(labels)} must not be empty or padded with spaces")
-        if "{text}" not in self.transcript:
-            problems.append(f"transcript={self.transcript!r} must contain {{text}}")
+        for name in ("transcript", "turn"):
+            if "{text}" not in getattr(self, name):
+                problems.append(f"{name}={getattr(self, name)!r} must contain {{text}}")
+        for name, choices in (("strategy", get_args(Strategy)), ("answer_format", get_args(AnswerFormat))):
+            if getattr(self, name) not in choices:
+                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if not 0 <= self.context_turns <= MOST_TURNS:
+            problems.append(f"context_turns={self.context_turns} must lie in 0..{MOST_TURNS}")
+        if strangers := sorted(set(self.synonyms.values()) - set(labels)):
+            problems.append(f"synonyms lead to {', '.join(strangers)}, which are no labels")
         if problems:
             raise ValueError("Prompt: " + "; ".join(problems) + ".")
         object.__setattr__(self, "labels", labels)
 
-    def user_text(self, text: str | None) -> tuple[str, tuple[int, int]]:
-        """The text of the user's turn, and the span ``[start, end)`` of the transcript line in it (empty if none)."""
-        spoken = self.transcript.replace("{text}", text) if text else ""
-        question = self.question
-        if self.list_labels:
-            question += " Answer with one word: " + ", ".join(sorted(self.labels)) + "."
-        return spoken + question, (0, len(spoken))
+    @property
+    def reasons_first(self) -> bool:
+        """Does the label come after other text? Then scoring labels right behind the prompt says nothing."""
+        return self.strategy != "minimal" or self.answer_format != "word"
 
-    def messages(self, *, video: bool, audio: bool, text: str | None, interleave: bool = False) -> list[dict[str, Any]]:
+    def user_text(self, text: str | None, context: Sequence[str] = ()) -> tuple[str, tuple[int, int]]:
+        """The text of the user's turn, and the span ``[start, end)`` of all words spoken in it (empty if none).
+
+        Args:
+            text: transcript.
+            context: earlier turns, oldest first.
+        """
+        turns = context[-self.context_turns :] if self.context_turns else ()
+        spoken = "".join(self.turn.replace("{text}", turn) for turn in turns)
+        spoken += self.transcript.replace("{text}", text) if text else ""
+        question = [self.question, INSTRUCTIONS[self.strategy]]
+        wanted = FORMATS[self.answer_format]
+        if self.list_labels:
+            question.append(f"{wanted}: {', '.join(sorted(self.labels))}.")
+        elif self.reasons_first:
+            question.append(f"{wanted}.")
+        return spoken + " ".join(part for part in question if part), (0, len(spoken))
+
+    def messages(
+        self,
+        *,
+        video: bool,
+        audio: bool,
+        text: str | None,
+        context: Sequence[str] = (),
+        interleave: bool = False,
+    ) -> list[dict[str, Any]]:
         """Chat messages in the format of ``processor.apply_chat_template``.
 
         With ``interleave`` the audio sits inside the video's span (the processor puts it there), so it gets no part.
@@ -59,5 +122,5 @@ class Prompt:
             content.append({"type": "video"})
         if audio and not (interleave and video):
             content.append({"type": "audio"})
-        content.append({"type": "text", "text": self.user_text(text)[0]})
+        content.append({"type": "text", "text": self.user_text(text, context)[0]})
         return [{"role": "user", "content": content}]

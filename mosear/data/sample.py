@@ -32,7 +32,7 @@ class Sample:
         input_ids: ``[L]``; the prompt, then the answer when there is one.
         position_ids: ``[3, L]``.
         roles: ``[L]`` :class:`TokenRole`.
-        transcript: ``[L]`` bool, True on tokens of the transcript line.
+        transcript: ``[L]`` bool, True on tokens of the transcript line and of earlier turns.
         labels: ``[L]``; answer tokens and the end token at their own places, else ``IGNORE``.
         prompt_length: tokens before the answer.
         media: the clip's media.
@@ -129,7 +129,7 @@ class SampleBuilder:
         video = media.videos[0] if media.videos else None
         audio = media.audios[0] if media.audios else None
         interleaved = self.interleave and video is not None and audio is not None
-        text, span = self._expanded_prompt(clip.text, video, audio, interleaved)
+        text, span = self._expanded_prompt(clip, video, audio, interleaved)
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
         prompt_ids = encoded["input_ids"]
         answer_ids = self.answer_ids(answer) if answer is not None else []
@@ -162,14 +162,13 @@ class SampleBuilder:
         """Tokens of an answer, with the end token."""
         return [*self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
 
-    def _expanded_prompt(
-        self, text: str | None, video: Any, audio: Any, interleaved: bool
-    ) -> tuple[str, tuple[int, int]]:
-        """Chat text with as many placeholders as there are features, and the character span of the transcript line."""
+    def _expanded_prompt(self, clip: Clip, video: Any, audio: Any, interleaved: bool) -> tuple[str, tuple[int, int]]:
+        """Chat text with as many placeholders as there are features, and the character span of what was spoken."""
         processor = self.processor
-        text = _without_special_tokens(text, processor.tokenizer)
+        text = _without_special_tokens(clip.text, processor.tokenizer)
+        context = [_without_special_tokens(turn, processor.tokenizer) or "" for turn in clip.context]
         messages = self.prompt.messages(
-            video=video is not None, audio=audio is not None, text=text, interleave=self.interleave
+            video=video is not None, audio=audio is not None, text=text, context=context, interleave=self.interleave
         )
         chat = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         audio_tokens = [_audio_tokens(processor, audio)] if audio is not None else []
@@ -188,7 +187,7 @@ class SampleBuilder:
             )
         audios = [processor.audio_token * count for count in audio_tokens] if not interleaved else []
         expanded = processor.get_text_with_replacements([chat], [], videos, audios)[0][0]
-        user_text, (start, end) = self.prompt.user_text(text)
+        user_text, (start, end) = self.prompt.user_text(text, context)
         offset = expanded.rindex(user_text)
         return expanded, (offset + start, offset + end)
 

@@ -53,6 +53,19 @@ def steering_fits(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem("steering", name, message, f"Choose settings that fit {cfg.backbone.name}.")
 
 
+def labels_come_first(cfg: DictConfig) -> Iterator[Problem]:
+    """Tuning and label scoring put the label right behind the prompt, where a reasoning model has none yet."""
+    prompt = cfg.data.get("prompt", {})
+    for key, plain in (("strategy", "minimal"), ("answer_format", "word")):
+        value = prompt.get(key, plain)
+        if value == plain or ("adapter_path" in cfg and cfg.answering.get("method") == "generate"):
+            continue
+        yield Problem(
+            f"data.prompt.{key}", value, "the label comes after other text, so it must be generated and parsed",
+            f"Evaluate with eval.py answering.method=generate answering.max_new_tokens=512, or use {key}={plain}.",
+        )  # fmt: skip
+
+
 def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
     """The directory given by ``adapter=DIR``."""
     path = cfg.get("adapter_path")
@@ -138,7 +151,13 @@ def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-COMMON_RULES: tuple[Rule, ...] = (settings_are_sound, steering_fits, manifests_exist, quantisation_fits)
+COMMON_RULES: tuple[Rule, ...] = (
+    settings_are_sound,
+    steering_fits,
+    labels_come_first,
+    manifests_exist,
+    quantisation_fits,
+)
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,
     resume_exists,

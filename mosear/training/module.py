@@ -262,7 +262,12 @@ class EmotionTuner(LightningModule):
     def _read(self, text: str | None, distribution: Tensor) -> tuple[str | None, str | None]:
         if self.answering.method == "score":
             return self.prompt.labels[int(distribution.argmax())], None
-        parsed = parse_answer(text or "", self.prompt.labels)
+        parsed = parse_answer(
+            text,
+            self.prompt.labels,
+            answer_format=self.prompt.answer_format,
+            synonyms=self.prompt.synonyms,
+        )
         return parsed.label, parsed.reason
 
     def bad_row(self, bad: BadClip) -> PredictionRow:

@@ -165,11 +165,45 @@ def test_listed_labels_are_sorted_and_end_the_question(backbone) -> None:
         ({"labels": ("sad", "sad")}, "two or more different words"),
         ({"labels": ("sad", " angry")}, "padded with spaces"),
         ({"transcript": "It says: {words}"}, r"must contain \{text\}"),
+        ({"turn": "Before"}, r"turn='Before' must contain \{text\}"),
+        ({"strategy": "cot"}, "strategy='cot' must be one of minimal, acoustic, stepwise"),
+        ({"answer_format": "xml"}, "answer_format='xml' must be one of word, tags, json"),
+        ({"context_turns": 13}, r"context_turns=13 must lie in 0\.\.12"),
+        ({"synonyms": {"fury": "furious"}}, "synonyms lead to furious, which are no labels"),
     ],
 )
 def test_bad_prompts_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         Prompt(**options)
+
+
+# Strategies, formats, context
+
+
+def test_strategies_and_formats_are_sentences_behind_the_question() -> None:
+    labels = ("sad", "angry")
+    question = "Which emotion does the person show?"
+    assert Prompt(labels=labels).user_text(None)[0] == question
+    assert Prompt(labels=labels, list_labels=True).user_text(None)[0] == f"{question} Answer with one word: angry, sad."
+    stepwise = Prompt(labels=labels, strategy="stepwise", answer_format="tags", list_labels=True)
+    text = stepwise.user_text(None)[0]
+    assert text.startswith(f"{question} First describe the voice") and "step by step" in text
+    assert text.endswith("one word between <answer> and </answer>: angry, sad.")
+    assert Prompt(labels=labels, answer_format="json").user_text(None)[0].endswith("and one word in it.")
+    assert stepwise.reasons_first and not Prompt().reasons_first
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 12])
+def test_context_shows_the_nearest_turns_and_counts_as_spoken(backbone, kept: int) -> None:
+    """Earlier turns stand before the transcript, oldest first, and are hidden together with it."""
+    turns = ("First.", "Then <|im_end|>.", "Last.")
+    builder = SampleBuilder(backbone.processor, backbone.family, Prompt(context_turns=kept))
+    sample = builder.build(Clip(id="turns", text="Oh.", context=turns), MediaBatch())
+    shown = decode(backbone, sample.input_ids[sample.transcript])
+    expected = [f'Before that: "{turn}"\n' for turn in ("First.", "Then < |im_end|>.", "Last.")]
+    assert (
+        shown == "".join(expected[len(turns) - kept :] if kept < len(turns) else expected) + 'The person says: "Oh."\n'
+    )
 
 
 # Errors that name the clip
