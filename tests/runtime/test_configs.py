@@ -118,6 +118,9 @@ def test_public_keys_are_the_golden_list():
         (["steering=chase", "+steering.changes.chase.target=oracle"], "is for a file in steering.settings"),
         (["data.on_bad_media=ignore"], "on_bad_media"),
         (["mixing.rate=1.0"], "share of the batch"),
+        (["data.prompt.strategy=cot"], "strategy='cot' must be one of minimal, acoustic, stepwise"),
+        (["data.prompt.strategy=stepwise", "answering.method=generate"], "data.prompt.strategy"),
+        (["data.prompt.answer_format=json"], "must be generated and parsed"),
         (["mixing.rate=0.5", "data.batch_size=1"], "recombines two clips"),
         (["mixing.rate=0.5", "backbone.attn_implementation=eager"], "boolean attention masks"),
     ],
@@ -130,6 +133,13 @@ def test_mistake_is_named_with_a_remedy(overrides, expected):
         )
     with pytest.raises(ConfigError, match=re.escape(expected)):
         validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+
+
+def test_reasoning_prompts_are_for_generated_answers():
+    prompt = ["data.prompt.strategy=stepwise", "data.prompt.answer_format=tags"]
+    check("eval", *prompt, "answering.method=generate", "answering.max_new_tokens=512")
+    with pytest.raises(ConfigError, match="must be generated and parsed"):
+        check("eval", *prompt)
 
 
 def test_steering_defaults_are_those_of_the_classes():
