@@ -1,8 +1,9 @@
-"""What each part of the recipe contributes: ``python -m benchmarks.ablations --seeds 0 1 2 --test-clips 1000``.
+"""What each part of the recipe contributes: ``python -m benchmarks.ablations --seeds 0 1 2 --test-clips 3000``.
 
 Every row is ``train.py +experiment=mosear`` with one change; same data, steps and total rank unless the change is about
-them. A finished run is not repeated. The table is written to ``docs/tables/ablations.md``, with the difference of every
-row to the full recipe.
+them. The recipe itself, without mixing and as a plain LoRA, are runs of ``benchmarks.results`` and shared with it. A
+finished run is not repeated. The table is written to ``docs/tables/ablations.md``, with the difference of every row to
+the full recipe.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from pathlib import Path
 from benchmarks.results import ROOT, Study
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
-FULL = "full"
+BACKBONE, DATA = "tiny_omni", "synthetic"
+FULL = "mosear"
+SHARED = (FULL, "mosear_plain", "lora_mixing")
 VARIATIONS: dict[str, list[str]] = {
-    FULL: [],
-    "mixing rate 0": ["mixing.rate=0"],
     "mixing rate 0.25": ["mixing.rate=0.25"],
     "mixing rate 0.75": ["mixing.rate=0.75"],
     "mixing: strengths as they are": ["mixing.scale=none"],
@@ -31,7 +32,6 @@ VARIATIONS: dict[str, list[str]] = {
     "K = 3": ["adapter.experts_per_group=3"],
     "rank 2": ["adapter.r=2", "adapter.alpha=4"],
     "rank 8": ["adapter.r=8", "adapter.alpha=16"],
-    "LoRA of equal rank": ["adapter=lora"],
 }
 """Overrides of each row."""
 
@@ -46,21 +46,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(VARIATIONS), choices=list(VARIATIONS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--test-clips", type=int, default=1000, help="per test subset")
+    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
     parser.add_argument("--only-runs", action="store_true", help="make runs, write no table")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "ablations")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips)
-    names = list(dict.fromkeys([FULL, *args.only]))
     runs = []
     for seed in args.seeds:
-        for name in names:
+        runs += [study.tuned(BACKBONE, DATA, name, seed) for name in SHARED]
+        for name in args.only:
             overrides = [*VARIATIONS[name], f"name={slug(name)}"]
-            runs.append(study.variation(f"{slug(name)}-{seed}", "mosear", seed, overrides))
+            runs.append(study.variation(f"{slug(name)}-{seed}", FULL, seed, overrides))
     if args.only_runs:
         return
     systems = collect(runs)
-    pairs = [(slug(name), slug(FULL)) for name in names if name != FULL]
+    pairs = [(name, FULL) for name in systems if name != FULL]
     text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
     (ROOT / "docs" / "tables" / "ablations.md").write_text(text, encoding="utf-8")
     print(text)

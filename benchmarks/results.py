@@ -61,7 +61,7 @@ class Study:
             "zero_shot=false",
             "answering.readings=false",
         ]
-        return self._run(self.out / f"n{self.test_clips}" / folder, "train.py", options)
+        return self._run(self.out / f"ablations-n{self.test_clips}" / folder, "train.py", options)
 
     def _run(self, target: Path, script: str, overrides: list[str]) -> Path:
         claim = target.with_name(f"{target.name}.running")
