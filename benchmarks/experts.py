@@ -56,6 +56,7 @@ from mosear.experts.passes import ForwardPass
 from mosear.roles import TokenRole
 from mosear.training.module import EmotionTuner
 from mosear.training.optim import Tuning, build_optimiser
+from mosear.training.processes import Part
 
 WAYS = ("lora", "mose", "loop")
 PARTS = ("layer", "decoder", "step")
@@ -236,7 +237,7 @@ def step_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
 
     def step(way: str) -> list[Tensor]:
         with case.precision():
-            loss, state = tuners[way].answer_step(batch)
+            loss, state, _ = tuners[way].answer_step(Part.of_sampler(batch))
             (loss + state.penalty()).backward()
         nn.utils.clip_grad_norm_(trainable(tuners[way].network), 1.0)
         optimisers[way].step()

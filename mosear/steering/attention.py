@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask, sdpa_mask
 
+from mosear.steering.passes import SteeredPass, full_precision
+
 if TYPE_CHECKING:
-    from mosear.steering.passes import SteeredPass
     from mosear.steering.rows import SteeredRows
 
 NAME = "mosear_steered"
@@ -30,6 +32,9 @@ NAME = "mosear_steered"
 
 ROWS_AT_ONCE = 128
 """Bounds the memory of a very long prompt tail."""
+
+CPU_BYTES_AT_ONCE = 2**22
+"""Of probabilities on a CPU. Every step of an edit reads and writes them, so they had better stay in its cache."""
 
 _kernels: dict[int, str] = {}
 """Fast kernel by the id of the text config that is installed: a mask function gets to see nothing but the config."""
@@ -103,16 +108,16 @@ def steered_attention(
         steering.read(layer, module, exact)
     if not steering.acts_in(layer):
         return fast_attention(module, query, key, value, attention_mask, **kwargs), None
-    rows = steering.rows.to(query.device)
+    rows = steering.rows_on(query.device)
     if rows.everything:
         return steered_values(steering, layer, exact, rows)[0], None
     output = fast_attention(module, query, key, value, attention_mask, **kwargs)
     values, touched = steered_values(steering, layer, exact, rows)
-    where = rows.index[..., None, None].expand_as(values)
+    where = (torch.arange(len(query), device=query.device)[:, None], rows.index)
     changed = (touched & rows.valid[:, None]).transpose(1, 2)[..., None]
-    merged = torch.where(changed, values.to(output.dtype), output.gather(1, where))
+    merged = torch.where(changed, values.to(output.dtype), output[where])
     # Autograd keeps a kernel's output for its backward pass: then it must stay as it is.
-    return (output.scatter if output.requires_grad else output.scatter_)(1, where, merged), None
+    return (output.index_put if output.requires_grad else output.index_put_)(where, merged), None
 
 
 def fast_attention(
@@ -140,12 +145,27 @@ def _kernel(module: nn.Module) -> str:
 def steered_values(steering: SteeredPass, layer: int, exact: ExactRows, rows: SteeredRows) -> tuple[Tensor, Tensor]:
     """Outputs of the steered rows, ``[B, T, H, D]``, and bool ``[B, H, T]`` where they are the policy's doing."""
     found = []
-    for start in range(0, rows.count, ROWS_AT_ONCE):
-        part = rows.part(start, start + ROWS_AT_ONCE)
-        probabilities, touched = steering.edit(layer, exact.probabilities(part.index), part)
-        found.append((exact.values(probabilities), touched))
+    for part in steering.parts(rows, exact.rows_at_once):
+        probabilities = exact.probabilities(part.places, steering.sight(exact, part))
+        edited, touched = steering.edit(layer, probabilities, part)
+        found.append((exact.values(edited), touched))
+    if len(found) == 1:
+        return found[0]
     values, touches = zip(*found, strict=True)
     return torch.cat(values, dim=1), torch.cat(touches, dim=2)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Which keys chosen rows see.
+
+    Attributes:
+        bias: float32 ``[B, 1 or H, T, K]`` to add to the logits; ``None`` = all keys.
+        sees: float32 ``[B, 1 or H, T, 1]``, 0 for a row that sees no key, else 1; ``None`` = each sees one.
+    """
+
+    bias: Tensor | None = None
+    sees: Tensor | None = None
 
 
 class ExactRows:
@@ -178,52 +198,84 @@ class ExactRows:
         self.causal_offset, self.window = causal_offset, window
         self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows per part, at least one."""
+        if self.query.device.type != "cpu":
+            return ROWS_AT_ONCE
+        batch, heads = self.query.shape[:2]
+        row_bytes = batch * heads * self.key.shape[2] * torch.float32.itemsize
+        return min(ROWS_AT_ONCE, max(1, CPU_BYTES_AT_ONCE // row_bytes))
+
     @cached_property
     def _keys(self) -> Tensor:
-        return self.key.float()
+        return self.key.float().transpose(-1, -2)
 
-    def probabilities(self, index: Tensor) -> Tensor:
-        """Attention probabilities of rows ``index [B, T]``: ``[B, H, T, K]``; a row that sees no key is zero."""
+    def probabilities(self, index: Tensor | None, sight: Sight | None = None) -> Tensor:
+        """Attention probabilities of rows ``index [B, T]``: ``[B, H, T, K]``; a row that sees no key is zero.
+
+        Args:
+            index: ``None`` = all rows.
+            sight: :meth:`sight` of these rows, if it is known.
+        """
         batch, heads, _, size = self.query.shape
-        groups = self.key.shape[1]
-        with torch.autocast(self.query.device.type, enabled=False):
-            rows = self.query.gather(2, index[:, None, :, None].expand(-1, heads, -1, size)).float() * self.scaling
-            scores = rows.reshape(batch, groups, -1, size) @ self._keys.transpose(-1, -2)
-            scores = scores.view(batch, heads, -1, scores.shape[-1])
-            visible, bias = self._visible(index)
-            if bias is not None:
-                scores = scores + bias
-            probabilities = scores.masked_fill_(~visible, float("-inf")).softmax(-1)
-            if self.mask is None:  # then every row sees itself
+        groups, keys = self.key.shape[1:3]
+        sight = self.sight(index) if sight is None else sight
+        with full_precision(self.query.device):
+            rows = self.query
+            if index is not None:
+                rows = rows.gather(2, index[:, None, :, None].expand(-1, heads, -1, size))
+            scores = (rows.float() * self.scaling).reshape(batch, groups, -1, size) @ self._keys
+            scores = scores.view(batch, heads, -1, keys)
+            if sight.bias is not None:
+                scores += sight.bias
+            probabilities = scores.softmax(-1)
+            if sight.sees is None:
                 return probabilities
-            fill = probabilities.masked_fill if probabilities.requires_grad else probabilities.masked_fill_
-            return fill(~visible.any(-1, keepdim=True), 0.0)
+            return probabilities * sight.sees if probabilities.requires_grad else probabilities.mul_(sight.sees)
 
     def values(self, probabilities: Tensor) -> Tensor:
         """``[B, T, H, D]`` from ``[B, H, T, K]``, in the type of the values: fast kernels round here as well."""
         batch, heads, rows, keys = probabilities.shape
-        with torch.autocast(self.query.device.type, enabled=False):
+        with full_precision(self.query.device):
             grouped = probabilities.to(self.value.dtype).reshape(batch, self.value.shape[1], -1, keys)
             return (grouped @ self.value).view(batch, heads, rows, -1).transpose(1, 2)
 
-    def _visible(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """bool ``[B, 1 or H, T, K]``, and what an additive mask adds where it does not forbid."""
-        batch, keys = len(index), self.key.shape[2]
+    def sight(self, index: Tensor | None) -> Sight:
+        """What rows ``index [B, T]`` see; ``None`` = all rows."""
+        batch, keys, device = len(self.query), self.key.shape[2], self.query.device
+        if self.mask is None and self.window is None and self.causal_offset >= keys - 1:
+            return Sight()
+        extra = None
         if self.mask is not None and self.mask.ndim == 4:
-            every = torch.arange(batch, device=index.device)[:, None]
-            # Two index tensors around a slice: [B, T, heads, K].
-            rows = self.mask.expand(batch, -1, -1, -1)[every, :, index].transpose(1, 2)[..., :keys]
-            if rows.dtype == torch.bool:
-                return rows, None
-            return rows > torch.finfo(rows.dtype).min / 2, rows
-        last = index[..., None] + self.causal_offset
-        position = torch.arange(keys, device=index.device)
-        visible = position <= last
-        if self.window is not None:
-            visible = visible & (position > last - self.window)
-        if self.mask is not None:
-            visible = visible & self.mask.bool()[:, None, :keys]
-        return visible[:, None], None
+            visible = self.mask.expand(batch, -1, -1, -1)[..., :keys]
+            if index is not None:
+                every = torch.arange(batch, device=device)[:, None]
+                visible = visible[every, :, index].transpose(1, 2)  # two index tensors around a slice: [B, T, heads, K]
+            if visible.dtype != torch.bool:
+                extra = visible.float()
+                visible = visible > torch.finfo(visible.dtype).min / 2
+        else:
+            index = torch.arange(self.query.shape[2], device=device)[None] if index is None else index
+            last = index[..., None] + self.causal_offset
+            position = torch.arange(keys, device=device)
+            visible = position <= last
+            if self.window is not None:
+                visible = visible & (position > last - self.window)
+            if self.mask is not None:
+                visible = visible & self.mask.bool()[:, None, :keys]
+            visible = visible[:, None]
+        if self.mask is None:  # then every row sees itself
+            return Sight(bias_of(visible))
+        sees = visible.any(-1, keepdim=True)
+        # A row of nothing but -inf would become NaN: a blind one looks everywhere, and is then multiplied by 0.
+        return Sight(bias_of(visible | ~sees, extra), sees.float())
+
+
+def bias_of(visible: Tensor, extra: Tensor | None = None) -> Tensor:
+    """float32: 0 (or what an additive mask has there) where ``visible``, -inf elsewhere."""
+    shown = torch.zeros((), device=visible.device) if extra is None else extra
+    return torch.where(visible, shown, float("-inf"))
 
 
 _functions = AttentionInterface()

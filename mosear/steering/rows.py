@@ -7,6 +7,7 @@ sample (padded to the longest), D size of a head, C candidate labels; 3 = the mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -64,8 +65,20 @@ class SteeredRows:
         """T."""
         return self.index.shape[1]
 
+    @property
+    def places(self) -> Tensor | None:
+        """``index``, or ``None`` for every query in order: then nothing needs to be gathered."""
+        return None if self.everything else self.index
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """``[B]``, how many rows of a sample are valid."""
+        return self.valid.sum(1)
+
     def part(self, start: int, stop: int) -> SteeredRows:
         """Some of the rows."""
+        if start == 0 and stop >= self.count:
+            return self
         return SteeredRows(self.index[:, start:stop], self.valid[:, start:stop], self.answer[:, start:stop])
 
     def to(self, device: torch.device) -> SteeredRows:

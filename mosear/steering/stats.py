@@ -13,6 +13,12 @@ from mosear.steering.rows import MODALITIES
 
 BEFORE, AFTER, FLAGGED = slice(0, 3), slice(3, 6), 6
 
+Sums = dict[int, list[tuple[Tensor, Tensor]]]
+"""Per layer, ``sums [B, H, 7]`` over rows and ``counts [B]`` of rows, of passes that are still to be added up."""
+
+ADDED_AT_ONCE = 32
+"""Adding up many passes at a time costs a pass nothing but a place in a list."""
+
 
 @dataclass(frozen=True)
 class SteeringStats:
@@ -50,16 +56,14 @@ class SequenceRecord:
         heads: per layer.
         decision: CHASE's, ``None`` without it.
         readings: the label distributions behind it, not calibrated.
-        sums: ``[B, H, 7]`` by layer, sums over rows.
-        counts: ``[B]`` rows by layer.
+        sums: what was seen, by layer.
     """
 
     layers: int
     heads: int
     decision: Decision | None = None
     readings: Readings | None = None
-    sums: dict[int, Tensor] = field(default_factory=dict)
-    counts: dict[int, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=dict)
 
     @property
     def before(self) -> Tensor:
@@ -78,16 +82,19 @@ class SequenceRecord:
 
     def add(self, layer: int, sums: Tensor, counts: Tensor) -> None:
         """Rows of one pass; a pass over other rows than the prompts' (some were dropped) is left out."""
-        if layer not in self.sums:
-            self.sums[layer], self.counts[layer] = sums, counts
-        elif self.sums[layer].shape == sums.shape:
-            self.sums[layer], self.counts[layer] = self.sums[layer] + sums, self.counts[layer] + counts
+        known = self.sums.setdefault(layer, [])
+        if known and known[0][0].shape != sums.shape:
+            return
+        known.append((sums, counts))
+        if len(known) == ADDED_AT_ONCE:
+            known[:] = [added(known)]
 
     def _means(self) -> Tensor:
-        batch = len(next(iter(self.counts.values()))) if self.counts else 0
+        batch = len(next(iter(self.sums.values()))[0][1]) if self.sums else 0
         means = torch.full((batch, self.layers, self.heads, FLAGGED + 1), float("nan"))
-        for layer, sums in self.sums.items():
-            means[:, layer] = (sums / self.counts[layer][:, None, None]).cpu()
+        for layer, known in self.sums.items():
+            sums, counts = added(known)
+            means[:, layer] = (sums / counts[:, None, None]).cpu()
         return means
 
 
@@ -101,29 +108,41 @@ class Totals:
 
     def __init__(self, layers: int, heads: int) -> None:
         self.layers, self.heads = layers, heads
-        self.sums: dict[int, Tensor] = {}
-        self.counts: dict[int, Tensor] = {}
+        self.sums: Sums = {}
         self.conflicts: list[Tensor] = []
 
     def add(self, layer: int, sums: Tensor, counts: Tensor) -> None:
         """Rows of one pass: ``sums [B, H, 7]``, ``counts [B]``. Stays on the device: no pass has to wait for it."""
-        sums, counts = sums.sum(0), counts.sum()
-        if layer in self.sums:
-            sums, counts = sums + self.sums[layer], counts + self.counts[layer]
-        self.sums[layer], self.counts[layer] = sums, counts
+        known = self.sums.setdefault(layer, [])
+        known.append((sums, counts))
+        if len(known) == ADDED_AT_ONCE:
+            known[:] = [joined(known)]
 
     def stats(self) -> SteeringStats:
         """Means so far."""
         means = torch.full((self.layers, self.heads, FLAGGED + 1), float("nan"), dtype=torch.float64)
         rows = torch.zeros(self.layers, dtype=torch.long)
-        for layer, sums in self.sums.items():
-            rows[layer] = int(self.counts[layer])
-            means[layer] = sums.cpu().double() / rows[layer]
+        for layer, known in self.sums.items():
+            sums, counts = joined(known)
+            rows[layer] = int(counts)
+            means[layer] = sums[0].cpu().double() / rows[layer]
         conflict = torch.cat([c.cpu() for c in self.conflicts]) if self.conflicts else torch.zeros(0)
         return SteeringStats(means[..., BEFORE], means[..., AFTER], means[..., FLAGGED], rows, conflict)
 
 
-def row_sums(before: Tensor, after: Tensor, touched: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def added(known: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One entry for several about the same sequences."""
+    sums, counts = zip(*known, strict=True)
+    return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+
+
+def joined(known: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One entry, as if about one sequence, for several about any: ``[1, H, 7]`` and ``[1]``."""
+    sums, counts = zip(*known, strict=True)
+    return torch.cat(sums).sum(0, keepdim=True), torch.cat(counts).sum(0, keepdim=True)
+
+
+def row_sums(before: Tensor, after: Tensor, touched: Tensor, valid: Tensor) -> Tensor:
     """Sums over a sample's steered rows.
 
     Args:
@@ -133,7 +152,6 @@ def row_sums(before: Tensor, after: Tensor, touched: Tensor, valid: Tensor) -> t
         valid: bool ``[B, T]``.
 
     Returns:
-        float32 ``[B, H, 7]`` and int64 ``[B]``.
+        float32 ``[B, H, 7]``.
     """
-    values = torch.cat([before, after, touched[..., None].float()], dim=-1)
-    return torch.einsum("bhtm,bt->bhm", values, valid.float()), valid.sum(1)
+    return (torch.cat([before, after, touched[..., None]], dim=-1) * valid[:, None, :, None]).sum(2)

@@ -36,13 +36,16 @@ class AttentionView:
         return cls(layer, keys, modality_mass(probabilities, keys), answer, state)
 
     def spread(self, values: Tensor) -> Tensor:
-        """A value per modality, ``[B, H, T, 3]``, to its keys: ``[B, H, T, K]``."""
+        """A finite value per modality, ``[B, H, T, 3]``, to its keys: ``[B, H, T, K]``."""
         batch, heads, rows, _ = values.shape
+        if values.device.type == "cpu":  # exact, since a key has one modality, and several times as fast there
+            return (values.flatten(1, 2) @ self.keys.masks.transpose(1, 2)).unflatten(1, (heads, rows))
         return values.gather(-1, self.keys.kinds[:, None, None].expand(batch, heads, rows, -1))
 
     def scaled(self, probabilities: Tensor, factors: Tensor) -> Tensor:
         """``p'_j = p_j * factor of j's modality``, from ``[B, H, T, K]`` and ``[B, H, T, 3]``."""
-        return self.spread(factors) * probabilities
+        spread = self.spread(factors)
+        return spread * probabilities if spread.requires_grad else spread.mul_(probabilities)
 
 
 def modality_mass(probabilities: Tensor, keys: Keys) -> Tensor:

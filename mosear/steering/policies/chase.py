@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -217,13 +218,14 @@ class Chase(Policy):
         after = (view.mass * weights).sum(-1)
         # Where all attention lies on what is pushed down by more than a float can say, there is nothing to renormalise.
         active = (view.state != 0).any(-1)[:, None, None] & (after > torch.finfo(after.dtype).tiny)
-        active = active & self._head_mask(view.layer, probabilities.shape[1], probabilities.device)[:, None]
+        if self.heads is not None:
+            own = tuple(head for layer, head in self.heads if layer == view.layer)
+            active = active & head_mask(own, probabilities.shape[1], probabilities.device)[:, None]
         factors = weights * (before / torch.where(active, after, 1.0))[..., None]
         return view.scaled(probabilities, torch.where(active[..., None], factors, 1.0)), active
 
-    def _head_mask(self, layer: int, heads: int, device: torch.device) -> Tensor:
-        if self.heads is None:
-            return torch.ones(heads, dtype=torch.bool, device=device)
-        mask = torch.zeros(heads, dtype=torch.bool)
-        mask[[head for own, head in self.heads if own == layer]] = True
-        return mask.to(device)
+
+@lru_cache(maxsize=1024)
+def head_mask(chosen: tuple[int, ...], heads: int, device: torch.device) -> Tensor:
+    """bool ``[heads]``, True on ``chosen``. Kept, since to copy it to a device anew in every pass would stall it."""
+    return torch.tensor([head in chosen for head in range(heads)], device=device)

@@ -85,28 +85,26 @@ class AttentionReallocation(Policy):
         """See the class."""
         flagged = self.flagged(view)
         audio, visual, _ = view.mass.unbind(-1)
-        moved = self.portion * audio
-        left = torch.full_like(audio, 1 - self.portion)
+        moved = torch.where(flagged, self.portion * audio, 0.0)
+        left = torch.where(flagged, 1 - self.portion, 1.0)
         untouched = torch.ones_like(audio)
         if self.distribution == "proportional":
-            gained = 1 + moved / torch.where(flagged, visual, untouched)
-            factors = torch.stack([left, gained, untouched], dim=-1)
-            return view.scaled(probabilities, torch.where(flagged[..., None], factors, 1.0)), flagged
-        factors = torch.stack([left, untouched, untouched], dim=-1)
-        counts = view.keys.masks[..., 1].sum(1).clamp(min=1)[:, None, None]
-        share = torch.where(flagged, moved / counts, 0.0)
+            gained = 1 + moved / torch.where(flagged, visual, 1.0)
+            return view.scaled(probabilities, torch.stack([left, gained, untouched], dim=-1)), flagged
+        share = moved / view.keys.masks[..., 1].sum(1).clamp(min=1)[:, None, None]
         added = view.spread(torch.stack([torch.zeros_like(share), share, torch.zeros_like(share)], dim=-1))
-        return view.scaled(probabilities, torch.where(flagged[..., None], factors, 1.0)) + added, flagged
+        return view.scaled(probabilities, torch.stack([left, untouched, untouched], dim=-1)) + added, flagged
 
     def flagged(self, view: AttentionView) -> Tensor:
         """bool ``[B, H, T]``: which heads listen too much, row by row."""
         audio, visual, _ = view.mass.unbind(-1)
-        # Below the smallest normal number a / v overflows: such a row gives the face nothing to multiply.
-        both = (audio > 0) & (visual > torch.finfo(visual.dtype).tiny)
+        # Below the smallest normal number a / v overflows: such a row gives the face nothing to multiply. A row without
+        # audio is below any threshold.
+        seen = visual > torch.finfo(visual.dtype).tiny
         if self.criterion == "density":
             counts = view.keys.masks.sum(1).clamp(min=1)[:, None, None]
             audio, visual = audio / counts[..., 0], visual / counts[..., 1]
-        flagged = both & (audio > self.threshold * (audio + visual))
+        flagged = seen & (audio > self.threshold * (audio + visual))
         if self.phase != "both":
             rows = view.answer if self.phase == "decode" else ~view.answer
             flagged = flagged & rows[:, None]
