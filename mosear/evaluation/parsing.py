@@ -8,14 +8,32 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-AnswerFormat = Literal["word", "tags", "json"]
+AnswerFormat = Literal["word", "tags", "json", "rlvr", "strict_json"]
+
+CAMER_LABELS = ("angry", "happy", "surprise", "fear", "sad", "worry", "neutral", "doubt", "contempt")
+CAMER_SYNONYMS = {
+    "anger": "angry",
+    "happiness": "happy",
+    "surprised": "surprise",
+    "fearful": "fear",
+    "afraid": "fear",
+    "sadness": "sad",
+    "worried": "worry",
+    "doubtful": "doubt",
+    "contemptuous": "contempt",
+}
+"""CA-MER's closed vocabulary and the spellings that count as its words (VISTA's protocol, format "strict_json")."""
 
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_THINK_END = re.compile(r"</think>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_ANSWER_END = re.compile(r"</answer>", re.IGNORECASE)
+_RLVR = re.compile(r"\s*<think>.*</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+_RLVR_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _CODE_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL | re.IGNORECASE)
 _JSON_KEY = "final_label"
 
@@ -39,6 +57,29 @@ def normalise(text: str) -> str:
     return re.sub(r"[\W_]+", " ", folded).strip()
 
 
+def strict_normalise(text: str) -> str:
+    """NFKC, trimmed, lower-case, and nothing else: punctuation stays."""
+    return unicodedata.normalize("NFKC", text).strip().lower()
+
+
+def parse_list(text: str | float | None) -> list[str]:
+    """Emotion words from a list as models and label files write it: ``['a', 'b c']``, ``[a, b]``, ``a``, or nothing.
+
+    As MER2024-OV and its successors do it: one leading "[" and one trailing "]" go, the rest is cut at every ``'``,
+    ``"`` and ``,``, trimmed, and lower-cased; empty pieces are dropped. None and NaN (missing cells) are the empty
+    list. Cutting at apostrophes tears "don't care" apart; that is part of the published scores.
+
+    Raises:
+        ValueError: for a number other than NaN.
+    """
+    if text is None or text != text:
+        return []
+    if not isinstance(text, str):
+        raise ValueError(f"a list of emotion words is text, got {text!r}.")
+    cell = text.strip().removeprefix("[").removesuffix("]")
+    return [word for piece in re.split("['\",]", cell) if (word := piece.strip().lower())]
+
+
 def parse_answer(
     text: str | None,
     labels: Sequence[str],
@@ -54,11 +95,17 @@ def parse_answer(
     * ``tags``: like ``word``, on the text inside ``<answer>..</answer>``; everything inside ``<think>..</think>`` is
       ignored. Without an answer tag there is no label, since reasoning usually names several emotions.
     * ``json``: one object (a Markdown code fence is tolerated) whose string ``final_label`` is a label as a whole.
+    * ``rlvr``: the whole text is ``<think>..</think>`` then ``<answer>..</answer>``, each tag once and only blanks
+      between and around (R1-Omni's format reward); what stands in the answer, over any number of lines, is a label as a
+      whole.
+    * ``strict_json``: VISTA's protocol for CA-MER. Nothing but one JSON object, in which a string ``final_label``
+      stands once; it is brought to NFKC, trimmed and lower-cased, and must then be a label or a synonym: "sad." is
+      invalid.
 
     Args:
         text: the generated answer.
         labels: the label list; matching ignores case, width and punctuation.
-        answer_format: "word", "tags" or "json".
+        answer_format: "word", "tags", "json", "rlvr" or "strict_json".
         synonyms: other spellings, as ``{spelling: label}``.
 
     Returns:
@@ -67,15 +114,21 @@ def parse_answer(
     Raises:
         ValueError: for an unknown format, or labels and synonyms that cannot be told apart.
     """
-    vocabulary = _vocabulary(labels, synonyms or {})
+    clean = strict_normalise if answer_format == "strict_json" else normalise
+    vocabulary = _vocabulary(labels, synonyms or {}, clean)
     if answer_format not in get_args(AnswerFormat):
         raise ValueError(f"unknown answer_format {answer_format!r}; choose one of {', '.join(get_args(AnswerFormat))}.")
     if text is None or not text.strip():
         return ParsedAnswer(None, "empty")
     if answer_format == "json":
-        return _parse_json(text, vocabulary)
+        fenced = _CODE_FENCE.match(text.strip())
+        return _parse_json(fenced.group(1) if fenced else text, vocabulary, clean)
+    if answer_format == "strict_json":
+        return _parse_json(text, vocabulary, clean)
+    if answer_format == "rlvr":
+        return _parse_rlvr(text, vocabulary)
     if answer_format == "tags":
-        blocks = _ANSWER.findall(_THINK.sub(" ", text))
+        blocks = _answer_blocks(text)
         if not blocks:
             return ParsedAnswer(None, "no <answer> tag")
         # Several blocks are read together: they may repeat one label, but two labels are ambiguous.
@@ -83,14 +136,25 @@ def parse_answer(
     return _parse_words(text, vocabulary)
 
 
-def _vocabulary(labels: Sequence[str], synonyms: Mapping[str, str]) -> dict[str, str]:
+def _answer_blocks(text: str) -> list[str]:
+    # Behind the last closing tag no block can end, and a search for one from every opening tag there is quadratic.
+    thought = _end_of_last(_THINK_END, text)
+    said = _THINK.sub(" ", text[:thought]) + text[thought:]
+    return _ANSWER.findall(said[: _end_of_last(_ANSWER_END, said)])
+
+
+def _end_of_last(tag: re.Pattern[str], text: str) -> int:
+    return max((match.end() for match in tag.finditer(text)), default=0)
+
+
+def _vocabulary(labels: Sequence[str], synonyms: Mapping[str, str], clean: Callable[[str], str]) -> dict[str, str]:
     """Maps each normalised spelling to its label."""
     vocabulary: dict[str, str] = {}
     unknown = sorted(set(synonyms.values()) - set(labels))
     if unknown:
         raise ValueError(f"synonyms point to {unknown}, which are not in the label list {list(labels)}.")
     for spelling, label in [*((label, label) for label in labels), *synonyms.items()]:
-        key = normalise(spelling)
+        key = clean(spelling)
         if not key:
             raise ValueError(f"label or synonym {spelling!r} has no letters or digits to match.")
         if vocabulary.setdefault(key, label) != label:
@@ -114,13 +178,27 @@ def _parse_words(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
     return ParsedAnswer(None, f"ambiguous: {', '.join(sorted(found))}" if found else "no label")
 
 
-def _parse_json(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
-    stripped = text.strip()
-    fenced = _CODE_FENCE.match(stripped)
+def _parse_rlvr(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
+    # Counting first keeps the match linear, and refuses a second answer that a lazy pattern would swallow.
+    match = _RLVR.fullmatch(text) if all(text.count(tag) == 1 for tag in _RLVR_TAGS) else None
+    if match is None:
+        return ParsedAnswer(None, "not <think>..</think><answer>..</answer>")
+    return _parse_whole(match.group(1), vocabulary, normalise)
+
+
+def _parse_whole(text: str, vocabulary: Mapping[str, str], clean: Callable[[str], str]) -> ParsedAnswer:
+    answer = clean(text)
+    if not answer:
+        return ParsedAnswer(None, "empty")
+    label = vocabulary.get(answer)
+    return ParsedAnswer(label, None if label is not None else "no label")
+
+
+def _parse_json(text: str, vocabulary: Mapping[str, str], clean: Callable[[str], str]) -> ParsedAnswer:
     try:
         # Pairs instead of a dict: a key given twice would otherwise be resolved silently.
-        value: Any = json.loads(fenced.group(1) if fenced else stripped, object_pairs_hook=_Pairs)
-    except (json.JSONDecodeError, RecursionError):
+        value: Any = json.loads(text.strip(), object_pairs_hook=_Pairs, parse_constant=_refuse)
+    except (ValueError, RecursionError):  # ValueError: also for integers too long to convert
         return ParsedAnswer(None, "invalid JSON")
     finals = [item for key, item in value if key == _JSON_KEY] if isinstance(value, _Pairs) else []
     if not finals:
@@ -129,11 +207,11 @@ def _parse_json(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
         return ParsedAnswer(None, f"ambiguous: {_JSON_KEY} is given {len(finals)} times")
     if not isinstance(finals[0], str):
         return ParsedAnswer(None, f"{_JSON_KEY} is not a string")
-    answer = normalise(finals[0])
-    if not answer:
-        return ParsedAnswer(None, "empty")
-    label = vocabulary.get(answer)
-    return ParsedAnswer(label, None if label is not None else "no label")
+    return _parse_whole(finals[0], vocabulary, clean)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 class _Pairs(list):
