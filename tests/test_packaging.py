@@ -158,8 +158,8 @@ RANKS = {
     "runtime": 5,
     "predict": 6,
 }
-# A command that lives in a room for its name's sake: it stands above all rooms, and nobody imports it.
-COMMANDS = {"experts/export.py": "predict"}
+# Commands that live in a room for their name's sake: they stand above all rooms, and nobody imports them.
+COMMANDS = {"experts/export.py": "predict", "steering/calibrate.py": "predict"}
 
 
 def imported_rooms(module: Path) -> set[str]:

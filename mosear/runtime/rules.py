@@ -53,6 +53,25 @@ def steering_fits(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem("steering", name, message, f"Choose settings that fit {cfg.backbone.name}.")
 
 
+def calibration_fits(cfg: DictConfig) -> Iterator[Problem]:
+    """Settings that were calibrated on an adapter mean nothing to another one, or to the bare backbone."""
+    from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+
+    path, adapter = cfg.steering.get("settings"), cfg.get("adapter_path")
+    if path is None or (adapter is not None and not (Path(adapter) / "adapter_model.safetensors").is_file()):
+        return
+    try:
+        own = SteeringSettings.load(path).adapter
+    except ValueError:
+        return  # steering_fits says why
+    if own is not None and own != (None if adapter is None else adapter_fingerprint(Path(adapter))):
+        yield Problem(
+            "steering.settings", path,
+            f"calibrated on an adapter (SHA-256 {own[:12]}...) that is not adapter={adapter or 'none'}",
+            "Give that adapter, or calibrate again: python -m mosear.steering.calibrate --adapter RUN/adapter.",
+        )  # fmt: skip
+
+
 def labels_come_first(cfg: DictConfig) -> Iterator[Problem]:
     """Tuning and label scoring put the label right behind the prompt, where a reasoning model has none yet."""
     prompt = cfg.data.get("prompt", {})
@@ -154,9 +173,13 @@ def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
 COMMON_RULES: tuple[Rule, ...] = (
     settings_are_sound,
     steering_fits,
+    calibration_fits,
     labels_come_first,
     manifests_exist,
-    quantisation_fits,
+    attention_takes_masks,
+    devices_are_there,
+    zero_fits,
+    loggers_are_installed,
 )
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,

@@ -1,7 +1,7 @@
 """Calibrated settings: the JSON that ``python -m mosear.steering.calibrate`` writes and ``steering.settings`` names.
 
     {"policy": {"ar": {"threshold": 0.6, ...}, "chase": {"strength": 6.0, ...}},
-     "backbone": "tiny-omni", "split_hash": "...", "scores": {...}}
+     "backbone": "tiny-omni", "adapter": null, "split_hash": "...", "scores": {...}, "trials": [...]}
 
 ``policy`` names one policy or both, in the order in which they are applied, with the fields of
 :class:`AttentionReallocation` and :class:`Chase`; a field that is left out has its default.
@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ from mosear.steering.policies.sequence import Policies
 
 STEPS: dict[str, type[AttentionReallocation] | type[Chase]] = {"ar": AttentionReallocation, "chase": Chase}
 NEEDED = {"policy": dict, "backbone": str, "split_hash": str, "scores": dict}
+OPTIONAL: dict[str, tuple[type, ...]] = {"adapter": (str, type(None)), "trials": (list,)}
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,16 @@ class SteeringSettings:
         backbone: name of the backbone.
         split_hash: tells which validation clips were used.
         scores: what calibration measured, for the reader.
+        adapter: SHA-256 of the adapter's weights; ``None`` = the bare backbone.
+        trials: everything that was tried, for the reader.
     """
 
     policy: Policy
     backbone: str
     split_hash: str
     scores: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+    trials: Sequence[Mapping[str, Any]] = ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, atomically.
@@ -52,10 +58,15 @@ class SteeringSettings:
         content = {
             "policy": policy_as_dict(self.policy),
             "backbone": self.backbone,
+            "adapter": self.adapter,
             "split_hash": self.split_hash,
             "scores": dict(self.scores),
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        # A line per trial: indented, they would bury the settings.
+        trials = [json.dumps(trial, ensure_ascii=False, allow_nan=False) for trial in self.trials]
+        listed = "\n    " + ",\n    ".join(trials) + "\n  " if trials else ""
+        text = f'{text[:-2]},\n  "trials": [{listed}]\n}}\n'
         with written_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -87,7 +98,14 @@ class SteeringSettings:
             policy = build_policy(content["policy"], changes)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return cls(policy, content["backbone"], content["split_hash"], content["scores"])
+        return cls(
+            policy,
+            content["backbone"],
+            content["split_hash"],
+            content["scores"],
+            content.get("adapter"),
+            tuple(content.get("trials", ())),
+        )
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -101,12 +119,19 @@ def _content(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     found = content if isinstance(content, dict) else {}
     wrong = [name for name, kind in NEEDED.items() if not isinstance(found.get(name), kind)]
+    wrong += [name for name, kinds in OPTIONAL.items() if name in found and not isinstance(found[name], kinds)]
     if wrong:
         raise ValueError(
             f"{path} is no calibration file: {', '.join(wrong)} missing or of the wrong type. Give a file that python "
             "-m mosear.steering.calibrate wrote."
         )
     return found
+
+
+def adapter_fingerprint(adapter: Path) -> str:
+    """SHA-256 of an adapter's weights."""
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_policy(

@@ -180,6 +180,25 @@ def test_a_calibration_file_replaces_the_values(tmp_path):
             check("eval", *overrides)
 
 
+def test_settings_of_an_adapter_are_for_that_adapter(tmp_path):
+    from mosear.steering import Chase
+    from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(name.encode())
+    path = tmp_path / "chase.json"
+    SteeringSettings(Chase(), "tiny-omni", "abc", adapter=adapter_fingerprint(tmp_path / "own")).save(path)
+    steering = ["steering=chase", f"steering.settings={path}"]
+    check("eval", *steering, f"adapter_path={tmp_path / 'own'}")
+    for overrides in ([], [f"adapter_path={tmp_path / 'other'}"]):
+        with pytest.raises(ConfigError, match="calibrated on an adapter"):
+            check("eval", *steering, *overrides)
+    SteeringSettings(Chase(), "tiny-omni", "abc").save(path)
+    check("eval", *steering, f"adapter_path={tmp_path / 'other'}")
+
+
 def test_all_mistakes_come_at_once():
     cfg = composed(
         "train", "tuning.learning_rate=-1", "+adapter.rr=4", "resume=/no/such.ckpt", "answering.method=guess"
