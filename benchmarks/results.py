@@ -44,13 +44,13 @@ class Study:
     def bare(self, backbone: str) -> Path:
         """The backbone without an adapter, with its unimodal readings."""
         target = self.out / f"{backbone}-n{self.test_clips}" / "bare"
-        return self._run(target, "eval.py", [f"backbone={backbone}", "answering.readings=true", "report.examples=0"])
+        return self.run(target, "eval.py", [f"backbone={backbone}", "answering.readings=true", "report.examples=0"])
 
     def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
         """An adapter of one seed."""
         target = self.out / f"{backbone}-n{self.test_clips}" / DATA[data] / f"{experiment}-{seed}"
         overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}"]
-        return self._run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
+        return self.run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 
     def variation(self, folder: str, experiment: str, seed: int, overrides: list[str]) -> Path:
         """A recipe with changes, on its own backbone and data."""
@@ -61,9 +61,14 @@ class Study:
             "zero_shot=false",
             "answering.readings=false",
         ]
-        return self._run(self.out / f"ablations-n{self.test_clips}" / folder, "train.py", options)
+        return self.run(self.out / f"ablations-n{self.test_clips}" / folder, "train.py", options)
 
-    def _run(self, target: Path, script: str, overrides: list[str]) -> Path:
+    def sizes(self) -> list[str]:
+        """Overrides that fix the size of the test set."""
+        return [f"data.prepare.test_clips={self.test_clips}", f"data.prepare.missing_clips={self.test_clips // 3}"]
+
+    def run(self, target: Path, script: str, overrides: list[str]) -> Path:
+        """One run, unless it is finished or being made."""
         claim = target.with_name(f"{target.name}.running")
         if (target / "metrics.json").is_file():
             return target
@@ -75,9 +80,8 @@ class Study:
             return target
         try:
             print(f"== {target}", flush=True)
-            sizes = {"test_clips": self.test_clips, "missing_clips": self.test_clips // 3}
-            options = [*(f"data.prepare.{name}={value}" for name, value in sizes.items()), f"hydra.run.dir={target}"]
-            subprocess.run([sys.executable, script, *overrides, *options], cwd=ROOT, check=True)
+            command = [sys.executable, script, *overrides, *self.sizes(), f"hydra.run.dir={target}"]
+            subprocess.run(command, cwd=ROOT, check=True)
         finally:
             os.unlink(claim)
         return target

@@ -1,0 +1,113 @@
+"""Steering against its controls: ``python -m benchmarks.steered --backbones tiny_omni --adapters mosear --seeds 0 1``.
+
+Settings are calibrated on validation clips (``mosear.steering.calibrate``), per backbone and per adapter, then every
+policy is tested once. Rows: no steering, both late fusions, AR, CHASE with extra passes, CHASE in a single pass, CHASE
+with the true direction (a ceiling, no method), and the unbiased control. Runs are shared with ``benchmarks.results``; a
+finished one is not repeated. Tables are written to ``docs/tables/*-steered.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.results import BACKBONES, CONTROL, ROOT, Study
+from mosear.evaluation.aggregate import collect, differences, markdown, table
+
+POLICIES = {"ar": [], "chase": [], "chase_heads": ["--detector", "heads"], "chase_oracle": []}
+"""What is tested, with options of its calibration; the oracle takes the settings of ``chase``."""
+ORACLE = "+steering.changes.chase.target=oracle"
+FUSION = "late fusion"
+
+
+def calibrated(study: Study, backbone: str, policy: str, adapter: Path | None) -> Path:
+    """The settings file of a policy, beside the adapter or beside the runs of the bare backbone."""
+    name = "chase" if policy == "chase_oracle" else policy
+    place = (
+        study.out / f"{backbone}-n{study.test_clips}" / "steering" if adapter is None else adapter.parent / "steering"
+    )
+    target = place / f"{name}.json"
+    if target.is_file():
+        return target
+    place.mkdir(parents=True, exist_ok=True)
+    model = ["--backbone", BACKBONES[backbone]] if adapter is None else ["--adapter", str(adapter)]
+    command = [sys.executable, "-m", "mosear.steering.calibrate", "--policy", name.split("_")[0], *POLICIES[name]]
+    subprocess.run([*command, *model, "--out", str(target), *study.sizes()], cwd=ROOT, check=True)
+    return target
+
+
+def steered(study: Study, backbone: str, policy: str, run: Path | None = None) -> Path:
+    """The test of a policy on the bare backbone, or on the adapter of a run."""
+    adapter = None if run is None else run / "adapter"
+    settings = calibrated(study, backbone, policy, adapter)
+    overrides = [
+        f"steering={policy.split('_')[0]}", f"steering.settings={settings}", f"steering.name={policy}",
+        "answering.readings=false", "report.examples=0",
+    ]  # fmt: skip
+    if policy == "chase_oracle":
+        overrides.append(ORACLE)
+    if run is not None:
+        info = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        overrides += [f"+experiment={info['run']['experiment']}", f"seed={info['seed']}", f"adapter={adapter}"]
+        overrides += ["zero_shot=false"]
+    return study.run(settings.with_name(policy), "eval.py", [*overrides, f"backbone={backbone}"])
+
+
+def tuned_with_readings(study: Study, backbone: str, run: Path) -> Path:
+    """The adapter's own test with its unimodal readings, of which late fusion is made."""
+    info = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    overrides = [
+        f"+experiment={info['run']['experiment']}", f"backbone={backbone}", f"seed={info['seed']}",
+        f"adapter={run / 'adapter'}", "zero_shot=false", "answering.readings=true", "report.examples=0",
+    ]  # fmt: skip
+    return study.run(run / "steering" / "none", "eval.py", overrides)
+
+
+def publish(study: Study, name: str, runs: list[Path], plain: str, policies: list[str], *, only_runs: bool) -> None:
+    """A table of systems and one of differences."""
+    if only_runs:
+        return
+    systems = collect(runs, [study.bare(CONTROL)])
+    pairs = [(f"{plain} + {policy}", plain) for policy in policies]
+    pairs += [
+        (f"{plain} + {policy}", f"{plain}, {FUSION}{rule}")
+        for policy in policies
+        if policy != "chase_oracle"
+        for rule in ("", " + transcript")
+    ]
+    text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+    target = ROOT / "docs" / "tables" / f"{name}-steered.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
+    parser.add_argument("--adapters", nargs="*", default=[], help="recipes whose adapters (natural clips) are steered")
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the adapters")
+    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
+    parser.add_argument("--only-runs", action="store_true", help="make runs, write no tables")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
+    args = parser.parse_args()
+    study = Study(args.out.resolve(), args.test_clips)
+    for backbone in args.backbones:
+        runs = [study.bare(backbone), *(steered(study, backbone, policy) for policy in args.policies)]
+        publish(study, backbone, runs, "zero-shot", args.policies, only_runs=args.only_runs)
+        for recipe in args.adapters:
+            runs = []
+            for seed in args.seeds:
+                run = study.tuned(backbone, "synthetic", recipe, seed)
+                runs.append(tuned_with_readings(study, backbone, run))
+                runs += [steered(study, backbone, policy, run) for policy in args.policies]
+            publish(study, f"{backbone}-{recipe}", runs, recipe, args.policies, only_runs=args.only_runs)
+
+
+if __name__ == "__main__":
+    main()
