@@ -12,6 +12,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from mosear.runtime.distributed import register_resolvers
+
+register_resolvers()
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(cfg: DictConfig) -> float | None:
@@ -23,6 +27,10 @@ def main(cfg: DictConfig) -> float | None:
         validate(cfg, rules=EVAL_RULES, allowed_keys=EVAL_KEYS, supplied=SUPPLIED)
     except ConfigError as error:
         sys.exit(str(error))
+    if cfg.dry_run:
+        from mosear.runtime.dry_run import report
+
+        return report(cfg)
     from mosear.runtime.flows import evaluate
 
     return evaluate(cfg)["conflict_mean"]

@@ -10,6 +10,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from mosear.runtime.distributed import register_resolvers
+
+register_resolvers()
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
@@ -21,6 +25,10 @@ def main(cfg: DictConfig) -> float | None:
         validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
     except ConfigError as error:
         sys.exit(str(error))
+    if cfg.dry_run:
+        from mosear.runtime.dry_run import report
+
+        return report(cfg)
     from mosear.runtime.flows import train
 
     return train(cfg)["conflict_mean"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +14,8 @@ from transformers import PreTrainedConfig
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.families import family_of
 from mosear.backbones.families.base import OmniFamily
+from mosear.backbones.integrity import refuse_incomplete
+from mosear.backbones.partitioned import take_out_towers, weights_are_partitioned
 from mosear.backbones.tiny import EMBEDDED, embedded_path
 
 if TYPE_CHECKING:
@@ -27,30 +31,37 @@ def load_backbone(
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
     attn_implementation: str = "sdpa",
     device: str | None = None,
+    gradient_checkpointing: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> OmniBackbone:
     """Load a frozen backbone (thinker only; a talker in the checkpoint is never read).
+
+    While DeepSpeed's ZeRO-3 settings are alive (:mod:`mosear.backbones.partitioned`) no process ever holds the whole
+    decoder; the towers stay whole on each.
 
     Args:
         name: ``tiny-omni``, ``tiny-omni-beta4``, ``tiny-omni-balanced``, a checkpoint directory or a hub id.
         quantization: ``nf4`` for 4-bit weights of the language model (bitsandbytes), else ``None``.
         dtype: floating type of weights and activations.
         attn_implementation: attention of the language model and of the towers.
-        device: where to put the weights; ``None`` leaves them where transformers loads them (CPU, or the accelerator
-            that
-            bitsandbytes needs).
+        device: where to load the weights, straight from the files: ``cpu``, ``cuda:1``, or ``auto`` for this process's
+            GPU (the CPU where there is none). ``None`` leaves them where transformers loads them (CPU, or the
+            accelerator that bitsandbytes needs). Not read under ZeRO-3, which places each process's part itself.
+        gradient_checkpointing: keep a decoder layer's input alone for backward and run the layer again there: far less
+            memory, about a third more time. Evaluation does not change.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that the checkpoint brings along. Off unless you turn it on.
 
     Raises:
-        ValueError: unknown name, family or option; the message says what is known.
+        ValueError: unknown name, family or option (the message says what is known), or a checkpoint that lacks
+            weights or has others.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
     if quantization not in (None, "nf4"):
         raise ValueError(f"quantization={quantization!r} is not supported. Use null or 'nf4'.")
-    source = _source(name)
+    source = source_of(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
@@ -63,20 +74,48 @@ def load_backbone(
             f"config.json, or a hub id. transformers says: {error}"
         ) from error
     family_class = family_of(config.get("model_type"))
-    model = family_class.model_class().from_pretrained(
-        source,
-        dtype=DTYPES[dtype],
-        attn_implementation=attn_implementation,
-        quantization_config=_quantization(quantization, family_class, DTYPES[dtype]),
-        use_safetensors=True,
-        **options,
-    )
+    # Partitioned loading initialises weights before it reads them; an adapter must start the same either way.
+    with torch.random.fork_rng() if weights_are_partitioned() else nullcontext():
+        model, report = family_class.model_class().from_pretrained(
+            source,
+            dtype=DTYPES[dtype],
+            attn_implementation=attn_implementation,
+            quantization_config=_quantization(quantization, family_class, DTYPES[dtype]),
+            use_safetensors=True,
+            device_map=_device_map(device),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported like every other misfit
+            **options,
+        )
+    refuse_incomplete(name, report)
     if quantization is not None:
         _keep_trainable_layout(model)
-    if device is not None and quantization is None:
-        model = model.to(device)
+    if weights_are_partitioned():  # each process holds its part of every weight, on its own device
+        take_out_towers(model, family_class(model.config))
     processor = family_class.processor_class().from_pretrained(source, **options)
-    return OmniBackbone(name, model, processor, family_class(model.config)).freeze()
+    backbone = OmniBackbone(name, model, processor, family_class(model.config)).freeze()
+    if gradient_checkpointing:
+        recompute_layers(backbone.language_model)
+    return backbone
+
+
+def recompute_layers(language_model: Any) -> None:
+    """Turn gradient checkpointing on for the decoder (the towers have no gradients)."""
+    # Reentrant checkpoints give a gate no gradient, and none at all to layers behind frozen embeddings.
+    options = {"use_reentrant": False}
+    if hasattr(language_model, "activation_checkpointing_enable"):  # its name from transformers 5.23 on
+        language_model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _device_map(device: str | None) -> dict[str, str] | None:
+    """One device for everything: weights then go from the files to it, without a copy on the CPU."""
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
+    if device is None or device == "cpu" or weights_are_partitioned():
+        return None
+    return {"": device}
 
 
 def _keep_trainable_layout(model: nn.Module) -> None:
@@ -92,7 +131,8 @@ def _keep_trainable_layout(model: nn.Module) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
+    """Directory or hub id behind a backbone's name."""
     if name in EMBEDDED:
         return str(embedded_path(name))
     if name.startswith("tiny-"):

@@ -11,6 +11,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 
+from mosear.backbones.partitioned import whole
+
 
 class AdapterCheckpoint(Callback):
     """Keeps ``directory`` at the chosen adapter: loads with plain ``PeftModel.from_pretrained``.
@@ -43,13 +45,17 @@ class AdapterCheckpoint(Callback):
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write next to the target, then swap: a reader never sees half an adapter."""
-        if not trainer.is_global_zero:
-            return
+        """Write next to the target, then swap: a reader never sees half an adapter. All processes call it."""
+        network = pl_module.network
+        assert isinstance(network, PeftModel), "only adapters are saved; the backbone is frozen"
+        with whole(parameter for parameter in network.parameters() if parameter.requires_grad):
+            if trainer.is_global_zero:
+                self._write(network)
+
+    def _write(self, network: PeftModel) -> None:
         staging = self.directory.with_name(self.directory.name + ".new")
         shutil.rmtree(staging, ignore_errors=True)
-        assert isinstance(pl_module.network, PeftModel), "only adapters are saved; the backbone is frozen"
-        pl_module.network.save_pretrained(staging)
+        network.save_pretrained(staging)
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         old = self.directory.with_name(self.directory.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

@@ -107,6 +107,18 @@ class GateTelemetry(Callback):
         before, sums = self.subsets.get(subset, (0, torch.zeros_like(total)))
         self.subsets[subset] = (before + count, sums + total)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was heard in training, so that the chart of a resumed run is whole."""
+        if not self.training:
+            return {"steps": []}
+        steps, means = zip(*self.training, strict=True)
+        return {"steps": list(steps), "means": torch.stack(means)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        steps = state_dict["steps"]
+        self.training = list(zip(steps, state_dict["means"].unbind(), strict=True)) if steps else []
+
     def summary(self) -> dict[str, Any]:
         """For ``metrics.json``; empty without a gate.
 

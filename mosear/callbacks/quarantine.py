@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from mosear.data.dataset import ClipBatch
+from mosear.files import written_atomically
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,16 @@ class QuarantineLog(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.seen: set[tuple[str, str]] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A resumed run goes on with its list."""
+        if not self.path.is_file():
+            return
+        whole, _, torn = self.path.read_text(encoding="utf-8").rpartition("\n")
+        if torn:  # the process died while it wrote this line
+            with written_atomically(self.path) as temporary:
+                temporary.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+        self.seen |= {(row["split"], row["id"]) for row in map(json.loads, whole.splitlines())}
 
     def record(self, batch: ClipBatch) -> None:
         """Write the bad clips of a batch that are not listed yet."""

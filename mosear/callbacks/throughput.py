@@ -1,15 +1,24 @@
-"""How fast a run is and what it takes."""
+"""How fast a run is, what it takes, and when it will be done."""
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+
+from mosear.backbones.media import MediaBatch
+
+log = logging.getLogger(__name__)
+
+MEL_FRAMES_PER_SECOND = 100
+"""Of the mel extractor of every family: a hop of 10 ms."""
 
 
 def peak_memory_gb() -> float:
@@ -20,12 +29,41 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-class Throughput(Callback):
-    """Logs ``train/clips_per_second``; keeps totals, with the share of time that steps waited for data."""
+def media_seconds(media: MediaBatch) -> float:
+    """Seconds of video plus seconds of sound that a batch carries."""
+    grids = torch.stack([own.grid for own in media.videos])[:, 0].tolist() if media.videos else []
+    video = sum(length * own.seconds_per_grid for length, own in zip(grids, media.videos, strict=True))
+    frames = (own.mel.shape[-1] if hasattr(own, "mel") else own.mel_frames for own in media.audios)
+    return video + sum(frames) / MEL_FRAMES_PER_SECOND
 
-    def __init__(self) -> None:
-        self.clips, self.waited, self.seconds = 0, 0.0, 0.0
-        self._batch_end = self._start = 0.0
+
+class Throughput(Callback):
+    """Logs rates over the time since training began, interruptions left out, and keeps totals.
+
+    ``train/clips_per_second``, ``train/tokens_per_second`` (padding included: it costs as much),
+    ``train/media_seconds_per_second`` (video and sound both count), ``train/data_wait_share`` (the share of time that
+    steps waited for data) and ``train/peak_memory_gb``. With several processes, totals are this process's times their
+    number: all take equal shares.
+
+    Args:
+        report_every: seconds between two lines with the time that is left, in ``run.log`` and on the terminal (for
+            where no progress bar is seen).
+    """
+
+    COUNTS = ("clips", "tokens", "media")
+
+    def __init__(self, report_every: float = 60.0) -> None:
+        if not report_every > 0:
+            raise ValueError(f"report_every={report_every} must be positive.")
+        self.report_every = report_every
+        self.clips, self.tokens, self.media, self.waited, self.seconds = 0, 0, 0.0, 0.0, 0.0
+        self._batch_end = self._reported = 0.0
+        self._first: tuple[int, float] = (0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first batch waits for the workers to start."""
+        self._batch_end = self._reported = time.perf_counter()
+        self._first = (trainer.global_step, self._reported)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first batch of an epoch waits for the workers to start."""
@@ -33,8 +71,7 @@ class Throughput(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Data have arrived."""
-        self._start = time.perf_counter()
-        self.waited += self._start - self._batch_end
+        self.waited += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,16 +81,64 @@ class Throughput(Callback):
         self.seconds += now - self._batch_end
         self._batch_end = now
         self.clips += len(batch) * trainer.world_size
-        pl_module.log("train/clips_per_second", self.clips / max(self.seconds, 1e-9), batch_size=1)
+        if batch.data is not None:
+            self.tokens += batch.data.attention_mask.numel() * trainer.world_size
+            self.media += media_seconds(batch.data.media) * trainer.world_size
+        for name, value in self.totals().items():
+            pl_module.log(f"train/{name}", value, batch_size=1)
+        if now - self._reported >= self.report_every:
+            self._reported = now
+            self._report(trainer, now)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time."""
         self._batch_end = time.perf_counter()
 
+    def _report(self, trainer: Trainer, now: float) -> None:
+        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        first, start = self._first
+        if not trainer.is_global_zero or step == first:
+            return
+        left = (now - start) / (step - first) * (total - step)
+        rates = self.totals()
+        log.info(
+            "Step %d of %d, about %s left: %.1f clips/s, %.0f tokens/s, %.0f %% of the time waiting for data, %.1f GB",
+            step,
+            total,
+            duration(left),
+            rates["clips_per_second"],
+            rates["tokens_per_second"],
+            100 * rates["data_wait_share"],
+            rates["peak_memory_gb"],
+        )
+
     def totals(self) -> dict[str, float]:
-        """Clips per second, share of waiting, and peak memory."""
+        """Rates per second of training, share of waiting, and peak memory."""
+        seconds = max(self.seconds, 1e-9)
         return {
-            "clips_per_second": round(self.clips / self.seconds, 2) if self.seconds else 0.0,
-            "data_wait_share": round(self.waited / self.seconds, 3) if self.seconds else 0.0,
+            "clips_per_second": round(self.clips / seconds, 2),
+            "tokens_per_second": round(self.tokens / seconds, 1),
+            "media_seconds_per_second": round(self.media / seconds, 2),
+            "data_wait_share": round(self.waited / seconds, 3),
             "peak_memory_gb": round(peak_memory_gb(), 2),
         }
+
+    def state_dict(self) -> dict[str, float]:
+        """Totals so far: a resumed run goes on counting."""
+        return {name: getattr(self, name) for name in self._kept()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Restore the totals."""
+        for name in self._kept():
+            setattr(self, name, state_dict[name])
+
+    def _kept(self) -> Iterable[str]:
+        return (*self.COUNTS, "waited", "seconds")
+
+
+def duration(seconds: float) -> str:
+    """For people: ``3 h 05 min``, ``12 min``, ``40 s``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -184,7 +184,7 @@ def strong_range(*, text: float | None, audio: float | None, visual: float | Non
     """
     if text is None or audio is None or visual is None:
         return None
-    return RANGE_SUBSETS[round(_spread(text, audio, visual), _DIGITS) > STRONG_RANGE]
+    return RANGE_SUBSETS[_spread(text, audio, visual) > STRONG_RANGE]
 
 
 def intensity(text: float, audio: float, visual: float) -> float:

@@ -10,9 +10,11 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from mosear.backbones.partitioned import weights_are_partitioned
 from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
 from mosear.data.lengths import estimate_lengths
+from mosear.data.loader import ResumableLoader, outlive_stop_signals
 from mosear.data.manifest import Manifest, load_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.media_processor import MediaProcessor
@@ -144,7 +146,7 @@ class ClipDataModule(LightningDataModule):
         )
         if trainer is not None:
             sampler.set_epoch(trainer.current_epoch)
-        return DataLoader(dataset, batch_sampler=sampler, **self._loader_options())
+        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation prompts in manifest order."""
@@ -166,11 +168,25 @@ class ClipDataModule(LightningDataModule):
         chosen: Sequence[int] = range(size)
         if at_most is not None:  # not every nth: manifests often repeat labels or speakers in turn
             chosen = sorted(np.random.default_rng(self.seed).permutation(size)[:at_most].tolist())
-        if self.trainer is not None and self.trainer.world_size > 1:  # no clip twice: the shares may differ by one
-            chosen = chosen[self.trainer.global_rank :: self.trainer.world_size]
+        chosen = self._own_share(split, chosen)
         if len(chosen) < size:
             dataset = Subset(dataset, chosen)
         return DataLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options())
+
+    def _own_share(self, split: str, chosen: Sequence[int]) -> Sequence[int]:
+        """This process's clips of an evaluation: no clip twice, so the shares may differ by one.
+
+        With partitioned weights every process evaluates all clips: processes gather weights in step, and those with
+        other clips would run other passes.
+        """
+        if self.trainer is None or self.trainer.world_size == 1 or weights_are_partitioned():
+            return chosen
+        if len(chosen) < self.trainer.world_size:
+            raise ValueError(
+                f"{len(chosen)} {split} clips cannot be shared by {self.trainer.world_size} processes. Use more clips "
+                f"(data.{split}) or fewer processes."
+            )
+        return chosen[self.trainer.global_rank :: self.trainer.world_size]
 
     def sources(self, clip: Clip, split: str = "test") -> tuple[Path | None, Path | str | None]:
         """Media files of a clip (for thumbnails)."""
@@ -189,5 +205,6 @@ class ClipDataModule(LightningDataModule):
             "collate_fn": Collator(self.builder.pad_id),
             "pin_memory": on_gpu,
             "persistent_workers": False,
+            "worker_init_fn": outlive_stop_signals if self.num_workers else None,
             "prefetch_factor": 4 if self.num_workers else None,
         }

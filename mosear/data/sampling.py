@@ -11,20 +11,24 @@ from torch.utils.data import Sampler
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches of indices, grouped by token count.
 
-    Per epoch: shuffle, cut into mega-batches of ``bucket * batch_size`` clips, sort each by length, cut into batches,
-    shuffle the batches. A pure function of (seed, epoch), the same on every process; process ``rank`` takes every
-    ``world_size``-th batch.
+    Per epoch: shuffle, cut into mega-batches of ``bucket`` global batches, sort each by length, cut into global batches
+    of ``batch_size * world_size`` clips, shuffle these. A pure function of (seed, epoch, global batch size), the same
+    on every process; process ``rank`` takes every ``world_size``-th clip of each global batch. So two processes with
+    batches of 8 see at each step what one process with batches of 16 sees, and their clips are of like length.
 
     Args:
         lengths: tokens per clip.
         batch_size: clips per batch and process.
         seed: of the order.
-        bucket: mega-batch size in batches; 1 turns grouping off.
+        bucket: mega-batch size in global batches; 1 turns grouping off.
         drop_last: leave out an incomplete last batch. Without it the last batch is filled up with clips from the
             epoch's start, so
             that all processes take the same number of steps.
         rank: this process.
         world_size: number of processes.
+
+    Attributes:
+        start: batches that the next epoch leaves out (it was interrupted after them); its length stays the same.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.lengths = np.asarray(lengths)
         self.batch_size, self.seed, self.bucket, self.drop_last = batch_size, seed, bucket, drop_last
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order (Lightning calls this)."""
@@ -66,16 +70,18 @@ class BucketBatchSampler(Sampler[list[int]]):
         return len(self.lengths) // per_step if self.drop_last else -(-len(self.lengths) // per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.all_batches()[self.rank :: self.world_size]:
-            yield batch.tolist()
+        start, self.start = self.start, 0
+        for batch in self.all_batches()[start:]:
+            yield batch[self.rank :: self.world_size].tolist()
 
     def all_batches(self) -> np.ndarray:
-        """``[steps * world_size, batch_size]`` indices of the whole epoch."""
+        """``[steps, world_size * batch_size]`` indices of the whole epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
-        total = len(self) * self.world_size * self.batch_size
+        together = self.world_size * self.batch_size
+        total = len(self) * together
         order = np.resize(order, total)  # cuts, or repeats from the start
-        mega = self.bucket * self.batch_size
+        mega = self.bucket * together
         parts = [order[start : start + mega] for start in range(0, total, mega)]
         grouped = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
-        return rng.permutation(grouped.reshape(-1, self.batch_size), axis=0)
+        return rng.permutation(grouped.reshape(-1, together), axis=0)

@@ -91,12 +91,19 @@ class SequenceState:
             return torch.zeros(0, 0, len(GROUPS))
         return torch.stack([self.last.weights[index] for index in sorted(self.last.weights)])
 
-    def regularisers(self) -> dict[str, Tensor]:
+    def over_batch(self) -> tuple[str, ...]:
+        """Regularisers that are one number for the whole batch and all processes, the same on each."""
+        return ("gate_kl",) if self.config is not None and self.config.kl_scope == "global" else ()
+
+    def regularisers(self, *, counted: bool = True) -> dict[str, Tensor]:
         """Unweighted regularisers of the last prompt pass, by name; empty without MoSE.
 
             gate_balance[b] = mean over layers of (w_v - w_n)^2
             gate_kl[b]      = mean over layers of sum_m w_m log(3 w_m)
             load_balance[b] = mean over projections and groups of  K sum_k (mean over tokens of g_mk)^2 - 1
+
+        Args:
+            counted: False if this process only keeps the others company: its samples are in no global mean.
 
         Returns:
             fp32 ``[B]`` each; ``gate_kl`` has one element with ``kl_scope='global'``; ``load_balance`` needs K > 1.
@@ -104,7 +111,7 @@ class SequenceState:
         if self.last is None or self.config is None:
             return {}
         w = self.gate_weights()
-        mean = _mean_of_all(w) if self.config.kl_scope == "global" else w
+        mean = _mean_of_all(w, counted) if self.config.kl_scope == "global" else w
         found = {
             "gate_balance": (w[..., 0] - w[..., 1]).square().mean(0),
             "gate_kl": (mean * (len(GROUPS) * mean).clamp(min=1e-12).log()).sum(-1).mean(0),
@@ -128,14 +135,16 @@ def _rows(tensor: Tensor, batch: int) -> Tensor:
     return tensor if len(tensor) == batch else tensor.repeat_interleave(batch // len(tensor), dim=0)
 
 
-def _mean_of_all(w: Tensor) -> Tensor:
+def _mean_of_all(w: Tensor, counted: bool) -> Tensor:
     """``[layers, B, 3]`` to ``[layers, 1, 3]``: mean over samples and processes, differentiable."""
-    mean = w.mean(1, keepdim=True)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        from torch.distributed.nn.functional import all_reduce
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return w.mean(1, keepdim=True)
+    from torch.distributed.nn.functional import all_reduce
 
-        mean = all_reduce(mean.contiguous()) / torch.distributed.get_world_size()
-    return mean
+    samples = w.new_tensor(float(w.shape[1] * counted))
+    distributed.all_reduce(samples)
+    return all_reduce((w.sum(1, keepdim=True) * float(counted)).contiguous()) / samples
 
 
 def thinker_of(model: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from mosear.backbones.partitioned import shape_of
 from mosear.experts.layer import MoSELinear
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def resolve_targets(model: nn.Module, family: OmniFamily, config: MoSEConfig) ->
     stacked = [
         name
         for name, parameter in model.named_parameters()
-        if name.startswith(layers) and parameter.ndim == 3 and not _matches(config.exclude_modules, name)
+        if name.startswith(layers) and len(shape_of(parameter)) == 3 and not _matches(config.exclude_modules, name)
     ]
     _refuse_experts(config, linear, stacked)
     found = linear if config.target_modules == ALL_LINEAR else [n for n in linear if _matches(config.target_modules, n)]

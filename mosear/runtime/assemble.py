@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel, get_peft_model
 
+from mosear.backbones.partitioned import shape_of
 from mosear.callbacks import SteeringCallback
+from mosear.runtime.distributed import in_turn, launched_rank
+from mosear.runtime.loggers import build_loggers
 from mosear.runtime.steering import steering_policy
+from mosear.runtime.strategies import ZeroStrategy
 from mosear.training.module import EmotionTuner
 
 if TYPE_CHECKING:
@@ -59,20 +65,32 @@ def assemble(cfg: DictConfig) -> Assembly:
     seed_everything(cfg.seed, workers=True, verbose=False)
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+    if launched_rank() == 0:
+        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     if cfg.data.prepare is not None:
-        instantiate(cfg.data.prepare)()
-    log.info("Loading backbone %s", cfg.backbone.name)
-    backbone = instantiate(cfg.backbone)
-    # Partial first: Hydra would take a dataclass among the arguments for a config.
-    data = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone, prepare=None)
+        with in_turn("prepare"):
+            instantiate(cfg.data.prepare)()
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     if (policy := steering_policy(cfg)) is not None:
         log.info("Steering evaluation with %r", policy)
         callbacks.append(SteeringCallback(policy))
-    logger = instantiate(cfg.logger) if cfg.logger is not None else False
-    trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")(logger=logger, callbacks=callbacks)
+    loggers = build_loggers(cfg)
+    trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")(logger=loggers, callbacks=callbacks)
+    log.info("Loading backbone %s", cfg.backbone.name)
+    prepare_device(trainer, cfg)
+    backbone = instantiate(cfg.backbone)
+    # Partial first: Hydra would take a dataclass among the arguments for a config.
+    data = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone, prepare=None)
     return Assembly(cfg, run_dir, backbone, data, trainer, callbacks)
+
+
+def prepare_device(trainer: Trainer, cfg: DictConfig) -> None:
+    """What must be settled before weights are loaded: this process's device, and whether they are partitioned."""
+    strategy = trainer.strategy
+    if strategy.root_device.type == "cuda":
+        torch.cuda.set_device(strategy.root_device)  # where bitsandbytes puts what it loads
+    if isinstance(strategy, ZeroStrategy):
+        strategy.prepare_loading(cfg.backbone.dtype)
 
 
 def add_adapter(backbone: OmniBackbone, cfg: DictConfig) -> PeftModel:
@@ -118,10 +136,12 @@ def build_tuner(parts: Assembly, network: nn.Module, model: str) -> EmotionTuner
     )
 
 
-def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """Trainable and frozen parameters."""
-    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {"trainable": trainable, "frozen": sum(p.numel() for p in network.parameters()) - trainable}
+def parameter_counts(network: nn.Module, backbone: OmniBackbone) -> dict[str, int]:
+    """Trainable and frozen parameters, those of other processes too."""
+    towers = [backbone.model.get_submodule(path) for path in backbone.family.tower_paths]
+    found = {id(p): p for module in (network, *towers) for p in module.parameters()}  # ZeRO-3 keeps towers apart
+    trainable = sum(math.prod(shape_of(p)) for p in found.values() if p.requires_grad)
+    return {"trainable": trainable, "frozen": sum(math.prod(shape_of(p)) for p in found.values()) - trainable}
 
 
 def versions() -> dict[str, str]:
@@ -150,6 +170,10 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.disable_progress_bar()
+    if launched_rank() > 0:  # other processes write to their own logs; on the terminal they only warn
+        for handler in logging.getLogger().handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     # Few loader processes are a choice, short epochs still log their end, a frozen backbone is in eval mode on purpose,
     # and two libraries call what they themselves, or their dependencies, have deprecated.

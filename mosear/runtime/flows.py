@@ -12,11 +12,16 @@ from omegaconf import DictConfig
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 
-from mosear.callbacks import AdapterCheckpoint, SteeringCallback, Throughput
+from mosear.backbones.partitioned import whole
+from mosear.callbacks import AdapterCheckpoint, Preemption, SteeringCallback, Throughput
+from mosear.callbacks.preemption import leave_when_asked, signals_as_before
 from mosear.callbacks.throughput import peak_memory_gb
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import LineChart
 from mosear.runtime import assemble as build
+from mosear.runtime import resume
+from mosear.runtime.loggers import closing_runs
+from mosear.runtime.lost_peers import naming_lost_peers
 from mosear.runtime.results import publish
 from mosear.steering.policies.base import Policy
 from mosear.steering.settings import policy_as_dict
@@ -25,12 +30,19 @@ from mosear.training.module import EmotionTuner
 log = logging.getLogger(__name__)
 
 
+@closing_runs()
+@naming_lost_peers()
+@signals_as_before()
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Tune an adapter, test it and the bare backbone, publish. Returns the metrics."""
     start = time.perf_counter()
+    checkpoint = resume.prepare(cfg)
     parts = build.assemble(cfg)
+    resume.bind(parts, checkpoint)
+    if any(isinstance(callback, Preemption) for callback in parts.callbacks):
+        leave_when_asked()
     network = build.add_adapter(parts.backbone, cfg)
-    counts = build.parameter_counts(network)
+    counts = build.parameter_counts(network, parts.backbone)
     log.info(
         "%s: %s trainable, %s frozen parameters",
         cfg.adapter.get("_target_", "adapter").rsplit(".", 1)[-1],
@@ -43,7 +55,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             rows["zero_shot"] = test(parts, build.build_tuner(parts, network, "zero_shot"))
     tuner = build.build_tuner(parts, network, "tuned")
     tuning_start = time.perf_counter()
-    parts.trainer.fit(tuner, datamodule=parts.data, ckpt_path=cfg.resume, weights_only=True if cfg.resume else None)
+    parts.trainer.fit(
+        tuner,
+        datamodule=parts.data,
+        ckpt_path=None if checkpoint is None else str(checkpoint.state),
+        weights_only=None if checkpoint is None else True,
+    )
     tuning_seconds = time.perf_counter() - tuning_start
     use_saved_adapter(parts, network)
     rows["tuned"] = test(parts, tuner)
@@ -61,6 +78,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return publish(parts, rows, info, _learning_curve(parts))
 
 
+@closing_runs()
+@naming_lost_peers()
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Test a backbone, with the adapter of ``adapter_path`` if one is given. Returns the metrics."""
     start = time.perf_counter()
@@ -112,9 +131,11 @@ def _described(policy: Policy) -> dict[str, Any] | str:
 
 def use_saved_adapter(parts: build.Assembly, network: PeftModel) -> None:
     """Test what was saved (the best on validation data), so that eval.py finds the same numbers."""
+    parts.trainer.strategy.barrier()  # the first process has written it
     for callback in parts.callbacks:
         if isinstance(callback, AdapterCheckpoint) and Path(callback.directory).exists():
-            set_peft_model_state_dict(network, load_peft_weights(str(callback.directory), device="cpu"))
+            with whole((p for p in network.parameters() if p.requires_grad), changed=True):
+                set_peft_model_state_dict(network, load_peft_weights(str(callback.directory), device="cpu"))
 
 
 def _throughput(parts: build.Assembly) -> dict[str, float]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
+from mosear.evaluation.benchmark_metrics import Answers, Scores, benchmark_scores, benchmark_table
 from mosear.evaluation.contribution import contribution_table, summarise_contribution
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
+from mosear.runtime.loggers import public_config, without_private_parts
+from mosear.runtime.wandb_results import publish_to_wandb
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,30 +47,50 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
     for name, games in parts.contributions.items():
         threshold = cfg.answering.contribution.collapse_threshold
         summaries[name]["contribution"] = summarise_contribution(games, threshold=threshold, seed=int(cfg.seed))
+    for name, found in benchmark_numbers(parts, rows).items():
+        summaries[name]["benchmark_metrics"] = found
     for name, telemetry in parts.steering.items():
         summaries[name]["steering_telemetry"] = telemetry
     main = next(reversed(summaries))
     metrics = {**summaries[main], "model": main, "run": {k: v for k, v in info.items() if not isinstance(v, Mapping)}}
     if (reference := summaries.get("zero_shot")) is not None and main != "zero_shot":
-        shared = ("subsets", "conflict_mean", "gap", "contribution", "steering_telemetry")
+        shared = ("subsets", "conflict_mean", "gap", "benchmark_metrics", "contribution", "steering_telemetry")
         metrics["zero_shot"] = {key: reference[key] for key in shared if key in reference}
     gate, gate_charts = gate_numbers(parts)
     if gate:
         metrics["gate"] = gate
     write_metrics(metrics, parts.run_dir / "metrics.json")
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
+    shown = examples(parts, rows, cfg.report.examples)
     write_report(
         parts.run_dir / "report.html",
         title=f"{cfg.name}: {cfg.backbone.name} on {cfg.benchmark.name}",
-        run_info={**info, "config": OmegaConf.to_container(cfg, resolve=True)},
+        run_info={**without_private_parts(info), "config": public_config(cfg)},
         summaries=summaries,
         predictions=rows,
         labels=labels,
-        examples=examples(parts, rows, cfg.report.examples),
+        examples=shown,
         charts=[*charts, *gate_charts],
     )
+    publish_to_wandb(parts, rows, summaries, metrics, shown)
     print_summary(rows, summaries, info, parts.run_dir)
     return metrics
+
+
+def benchmark_numbers(parts: Assembly, rows: Rows) -> dict[str, dict[str, Scores]]:
+    """``{system: {metric: ...}}`` for the metrics of ``benchmark.metrics``; empty without any."""
+    benchmark = parts.cfg.benchmark
+    if not benchmark.get("metrics"):
+        return {}
+    clips = {clip.id: clip for clip in parts.data.manifest("test")}
+    prompt, levels = parts.data.prompt, dict(benchmark.get("levels") or {})
+    return {
+        name: benchmark_scores(
+            benchmark.metrics,
+            Answers(rows=own, labels=prompt.labels, clips=clips, levels=levels, synonyms=prompt.synonyms),
+        )
+        for name, own in rows.items()
+    }
 
 
 def gate_numbers(parts: Assembly) -> tuple[dict[str, Any], list[LineChart]]:
@@ -142,6 +163,8 @@ def print_summary(
     else:
         table = single_table([*summaries.values()][-1])
     console.print(table)
+    if found := [*summaries.values()][-1].get("benchmark_metrics"):
+        console.print(benchmark_table(found))
     if contribution := [*summaries.values()][-1].get("contribution"):
         console.print(contribution_table(contribution))
     console.print("   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)))

@@ -7,10 +7,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mosear.runtime.benchmark_rules import (
+    benchmark_clips_fit,
+    corpus_is_needed,
+    metrics_are_known,
+    training_has_clips,
+)
+from mosear.runtime.distributed import launched_world
+from mosear.runtime.process_rules import devices_are_there, zero_fits
 from mosear.runtime.validation import Problem, Rule
 
 COMMON_KEYS = (
-    "name", "seed", "data_dir", "run_dir", "zero_shot", "keep_adapter", "tuning", "mixing", "answering", "report",
+    "name", "seed", "data_dir", "run_dir", "zero_shot", "dry_run", "keep_adapter", "tuning", "mixing", "answering",
+    "report",
     "backbone", "adapter", "steering", "data", "benchmark", "trainer", "logger", "callbacks",
 )  # fmt: skip
 TRAIN_KEYS = (*COMMON_KEYS, "resume")
@@ -95,10 +104,22 @@ def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def resume_exists(cfg: DictConfig) -> Iterator[Problem]:
-    """The checkpoint to resume from."""
-    if cfg.resume is not None and not Path(cfg.resume).is_file():
-        yield Problem("resume", cfg.resume, "no such file", "Give a file of an earlier run's checkpoints/ directory.")
+def resume_fits(cfg: DictConfig) -> Iterator[Problem]:
+    """The checkpoint to resume from, and settings that allow it."""
+    if cfg.resume is not None:
+        from mosear.runtime.resume import resume_is_possible
+
+        yield from resume_is_possible(cfg)
+
+
+def preemption_saves(cfg: DictConfig) -> Iterator[Problem]:
+    """Who stops when asked must have something to go on from."""
+    callbacks = cfg.get("callbacks") or {}
+    if callbacks.get("preemption") is not None and callbacks.get("checkpoint") is None:
+        yield Problem(
+            "callbacks.preemption", "set", "a process that is asked to stop saves through callbacks.checkpoint",
+            "Keep callbacks.checkpoint, or set callbacks.preemption=null too.",
+        )  # fmt: skip
 
 
 def manifests_exist(cfg: DictConfig) -> Iterator[Problem]:
@@ -108,18 +129,14 @@ def manifests_exist(cfg: DictConfig) -> Iterator[Problem]:
     for key in ("train", "val", "test"):
         path = cfg.data.get(key)
         if path is not None and not Path(path).is_file():
-            yield Problem(f"data.{key}", path, "no such file", "Give the path of a .parquet or .jsonl manifest.")
+            yield Problem(
+                f"data.{key}", path, "no such file",
+                "Give the path of a .parquet or .jsonl manifest (of a benchmark: see python -m mosear.data.prepare).",
+            )  # fmt: skip
 
 
-def quantisation_fits(cfg: DictConfig) -> Iterator[Problem]:
-    """NF4 weights cannot be partitioned, and flash attention cannot score labels."""
-    if cfg.backbone.get("quantization") == "nf4" and "3" in str(cfg.trainer.get("strategy", "")):
-        yield Problem(
-            "backbone.quantization",
-            "nf4",
-            "4-bit weights cannot be partitioned by ZeRO-3",
-            "Use trainer=ddp or ZeRO-2.",
-        )
+def attention_takes_masks(cfg: DictConfig) -> Iterator[Problem]:
+    """Flash attention cannot score labels."""
     attention = str(cfg.backbone.get("attn_implementation"))
     if attention.startswith("flash"):
         yield Problem(
@@ -141,16 +158,33 @@ def one_device_per_multirun_job(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+def loggers_are_installed(cfg: DictConfig) -> Iterator[Problem]:
+    """Loggers stand under names, as several may be chosen; TensorBoard is an extra."""
+    from importlib.util import find_spec
+
+    nodes = cfg.get("logger") or {}
+    if "_target_" in nodes:
+        yield Problem(
+            "logger._target_", nodes["_target_"], "a logger stands under a name, as there may be several",
+            "Write logger.NAME._target_=..., or choose with logger=csv or logger=[csv,wandb].",
+        )  # fmt: skip
+        return
+    wants = [name for name, node in nodes.items() if "TensorBoard" in str((node or {}).get("_target_"))]
+    if wants and find_spec("tensorboard") is None and find_spec("tensorboardX") is None:
+        yield Problem(
+            f"logger.{wants[0]}", nodes[wants[0]]["_target_"], "tensorboard is not installed",
+            "Install the extra with `pip install -c constraints.txt -e '.[loggers]'`, or use logger=csv.",
+        )  # fmt: skip
+
+
 def best_needs_validation(cfg: DictConfig) -> Iterator[Problem]:
     """Nothing can be selected on validation data that are not there."""
-    wants = {"checkpoint": "monitor", "adapter": "select"}
-    for name, key in wants.items():
-        node = (cfg.get("callbacks") or {}).get(name)
-        if node is not None and cfg.data.get("val") is None and node.get(key) in ("best", "val/loss"):
-            yield Problem(
-                f"callbacks.{name}.{key}", node.get(key), "needs validation clips, but data.val is null",
-                "Set data.val, or keep_adapter=last and callbacks.checkpoint.monitor=null.",
-            )  # fmt: skip
+    node = (cfg.get("callbacks") or {}).get("adapter")
+    if node is not None and cfg.data.get("val") is None and node.get("select") == "best":
+        yield Problem(
+            "callbacks.adapter.select", "best", "needs validation clips, but data.val is null",
+            "Set data.val, or keep_adapter=last.",
+        )  # fmt: skip
 
 
 def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
@@ -158,7 +192,7 @@ def mixing_finds_partners(cfg: DictConfig) -> Iterator[Problem]:
     rate = cfg.mixing.get("rate", 0)
     if not isinstance(rate, int | float) or not rate > 0:
         return
-    if (size := cfg.data.get("batch_size", 2)) == 1:
+    if (size := cfg.data.get("batch_size", 2)) == 1 and launched_world() == 1:
         yield Problem(
             "data.batch_size", size, f"mixing.rate={rate} recombines two clips of a batch, and a batch has one",
             "Use data.batch_size of 2 or more (with trainer.accumulate_grad_batches halved), or mixing.rate=0.",
@@ -176,6 +210,8 @@ COMMON_RULES: tuple[Rule, ...] = (
     calibration_fits,
     labels_come_first,
     manifests_exist,
+    metrics_are_known,
+    benchmark_clips_fit,
     attention_takes_masks,
     devices_are_there,
     zero_fits,
@@ -183,9 +219,11 @@ COMMON_RULES: tuple[Rule, ...] = (
 )
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,
-    resume_exists,
+    training_has_clips,
+    resume_fits,
+    preemption_saves,
     one_device_per_multirun_job,
     best_needs_validation,
     mixing_finds_partners,
 )
-EVAL_RULES: tuple[Rule, ...] = (*COMMON_RULES, adapter_exists)
+EVAL_RULES: tuple[Rule, ...] = (*COMMON_RULES, adapter_exists, corpus_is_needed)

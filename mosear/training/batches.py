@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -51,3 +52,11 @@ def without_answer(sample: Sample) -> Sample:
         transcript=sample.transcript[:end],
         labels=torch.full_like(sample.labels[:end], IGNORE),
     )
+
+
+def moved(sample: Sample, device: torch.device | str) -> Sample:
+    """The sample with all tensors on ``device``; views become tensors of their own, so that pickles stay small."""
+    own: dict[str, Any] = {
+        name: value.clone().to(device) for name, value in vars(sample).items() if isinstance(value, torch.Tensor)
+    }
+    return replace(sample, media=sample.media.to(device), **own)

@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mosear.data.clip import Clip
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
 from mosear.evaluation.scoring import LabelTrie
 from mosear.roles import TokenRole
-from mosear.training.batches import split_samples, without_answer
+from mosear.training.batches import moved, split_samples, without_answer
 from mosear.training.label_passes import UnimodalReader, one_pass_log_probs
+from mosear.training.mixing_pairs import Sources, draw_sources, recombined_clip
 from mosear.training.mixing_target import (
     Scale,
     agreement,
@@ -35,15 +34,21 @@ from mosear.training.mixing_target import (
     sample_weights,
     visual_share,
 )
+from mosear.training.processes import (
+    Part,
+    anywhere,
+    joined,
+    mean_of_clips,
+    mean_over_processes,
+    share_of,
+    world_size,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mosear.backbones.backbone import OmniBackbone
     from mosear.experts.state import SequenceState
-
-STREAM = 0x4D4958
-"""Keeps the draws of pairs apart from other generators that are seeded with the run's seed and a counter."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,27 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Positions in a batch: who lends the face (and gives its place away), the voice, and the words (or nobody)."""
+class Lender:
+    """A clip of the batch, and what it has to lend.
 
-    face: int
-    voice: int
-    words: int | None
+    Attributes:
+        sample: with encoded media.
+        eligible: has picture and sound.
+        prompt: tokens of its prompt.
+        words: tokens of its transcript line.
+        sounds: tokens of its audio.
+    """
+
+    sample: Sample
+    eligible: bool
+    prompt: int
+    words: int
+    sounds: int
+
+
+def _on_cpu(lender: Lender) -> Lender:
+    """As it travels to other processes; a single one keeps it where it is."""
+    return lender if world_size() == 1 else replace(lender, sample=moved(lender.sample, "cpu"))
 
 
 @dataclass(frozen=True)
@@ -130,15 +150,15 @@ class MixedClips:
     """What mixing makes of a batch.
 
     Attributes:
-        untouched: the clips that keep their place, with their answers.
-        recombined: prompts of the recombined clips.
+        untouched: the clips that keep their place, with their answers; this process's part of them.
+        recombined: prompts of the recombined clips; this process's part of them.
         faces: per recombined clip, the prompt of the whole clip that lends its face.
         voices: the same for its voice.
         words: the same for its transcript; ``None`` where it has none.
     """
 
-    untouched: OmniBatch
-    recombined: OmniBatch
+    untouched: Part
+    recombined: Part
     faces: list[Sample]
     voices: list[Sample]
     words: list[Sample | None]
@@ -188,32 +208,53 @@ class ConflictMixer:
             self.scales = {"visual": Scale(), "audio": Scale()}
 
     def mix(self, data: OmniBatch, step: int) -> MixedClips | None:
-        """Recombine a batch with encoded media; ``None`` if this step leaves it alone."""
-        both = data.hidden_keys("visual").any(1) & data.hidden_keys("audio").any(1)
+        """Recombine the global batch, of which ``data`` is this process's share; ``None`` if nobody is recombined.
+
+        Faces and voices of any two processes may meet, so each process gets every clip's encoded media and then takes
+        its share of both kinds of clips: one process with the whole batch would make the same ones.
+
+        Args:
+            data: with encoded media.
+            step: optimiser steps so far.
+        """
+        lenders = joined([_on_cpu(lender) for lender in self._lenders(data)])
         config = self.config
         sources = draw_sources(
-            both.nonzero().flatten().tolist(),
-            len(data),
+            [index for index, lender in enumerate(lenders) if lender.eligible],
+            len(lenders),
             rate=config.rate,
             transcript=config.transcript,
             seed=config.seed,
             step=step,
         )
-        sources = self._fitting(data, sources)
+        sources = self._fitting(lenders, sources)
         if not sources:
             return None
-        samples = split_samples(data)
-        prompts = {i: without_answer(samples[i]) for s in sources for i in (s.face, s.voice, s.words) if i is not None}
+        samples = [lender.sample for lender in lenders]
         taken = {own.face for own in sources}
+        kept, kept_counts = share_of([index for index in range(len(samples)) if index not in taken])
+        own_sources, mixed_counts = share_of(sources)
+        prompts = {
+            i: without_answer(samples[i]) for s in own_sources for i in (s.face, s.voice, s.words) if i is not None
+        }
         return MixedClips(
-            untouched=self._batch([sample for index, sample in enumerate(samples) if index not in taken]),
-            recombined=self._batch([self.recombine(samples, own) for own in sources]),
-            faces=[prompts[own.face] for own in sources],
-            voices=[prompts[own.voice] for own in sources],
+            untouched=Part(self._batch([samples[i] for i in kept]), kept_counts, len(samples) - len(taken)),
+            recombined=Part(
+                self._batch([self.recombine(samples, own) for own in own_sources]), mixed_counts, len(sources)
+            ),
+            faces=[prompts[own.face] for own in own_sources],
+            voices=[prompts[own.voice] for own in own_sources],
             words=[
-                None if i is None or samples[i].clip.text is None else prompts[i] for i in (s.words for s in sources)
+                None if i is None or samples[i].clip.text is None else prompts[i]
+                for i in (s.words for s in own_sources)
             ],
         )
+
+    def _lenders(self, data: OmniBatch) -> list[Lender]:
+        both = data.hidden_keys("visual").any(1) & data.hidden_keys("audio").any(1)
+        sounds = (data.roles == int(TokenRole.AUDIO)).sum(1)
+        facts = torch.stack([both.long(), data.prompt_mask.sum(1), data.transcript.sum(1), sounds], dim=1).tolist()
+        return [Lender(s, bool(own[0]), *own[1:]) for s, own in zip(split_samples(data), facts, strict=True)]
 
     def recombine(self, samples: Sequence[Sample], sources: Sources) -> Sample:
         """The prompt of a clip with one sample's face, another's voice and somebody's words, from encoded media."""
@@ -228,10 +269,10 @@ class ConflictMixer:
 
     def step(self, mixed: MixedClips) -> MixingStep:
         """Read the single modalities, then score the model on the recombined clips (with gradients)."""
-        config = self.config
+        config, counted = self.config, mixed.recombined.counted
         visual, audio, w = self.target_parts(mixed)
         target = pooled_target(visual, audio, w)
-        scores, state = one_pass_log_probs(self.backbone, mixed.recombined, self.trie)
+        scores, state = one_pass_log_probs(self.backbone, mixed.recombined.batch, self.trie)
         log_p = scores.log_softmax(-1)
         student = log_p.detach().exp()
         weights = sample_weights(
@@ -242,14 +283,15 @@ class ConflictMixer:
             w,
             weak_modality=config.weak_modality_weight,
             hard_sample=config.hard_sample_weight,
+            counted=counted,
         )
-        loss = (weights * mixing_divergence(log_p, target)).mean()
+        divergence = weights * mixing_divergence(log_p, target)
         logs = {
-            "mixing_loss": loss.detach(),
-            "mixing_visual_share": w.mean(),
-            "mixing_student_visual_share": visual_share(student, visual, audio),
+            "mixing_loss": mean_over_processes(divergence.detach(), counted=counted),
+            "mixing_visual_share": mean_over_processes(w, counted=counted),
+            "mixing_student_visual_share": visual_share(student, visual, audio, counted=counted),
         }
-        return MixingStep(loss, logs, state)
+        return MixingStep(mean_of_clips(divergence, counted=counted), logs, state)
 
     def target_parts(self, mixed: MixedClips) -> tuple[Tensor, Tensor, Tensor]:
         """``e_V [B, C]``, ``e_A [B, C]`` and ``w [B]`` of :class:`ConflictMixing`."""
@@ -260,8 +302,9 @@ class ConflictMixer:
             strengths[modality] = self.scales[modality](self._log_odds(log_p, prompts))
             evidence[modality] = self._evidence(log_p, prompts)
         support: Tensor | float = 0.0
-        if self.config.agreement and any(mixed.words):
-            p_text = self._transcripts(mixed.words)
+        # All processes read transcripts, or none.
+        if self.config.agreement and anywhere(any(mixed.words), self.backbone.device):
+            p_text = self._transcripts(mixed.words, mixed.faces)
             support = self.config.agreement * (
                 agreement(evidence["visual"], p_text) - agreement(evidence["audio"], p_text)
             )
@@ -306,73 +349,27 @@ class ConflictMixer:
         labels = [self.trie.labels.index(str(prompt.clip.label)) for prompt in prompts]
         return torch.tensor(labels, device=self.backbone.device)
 
-    def _transcripts(self, words: Sequence[Sample | None]) -> Tensor:
-        """What the teacher reads from the words alone: ``[B, C]``, NaN rows where there are none."""
+    def _transcripts(self, words: Sequence[Sample | None], company: Sequence[Sample]) -> Tensor:
+        """What the teacher reads from the words alone: ``[B, C]``, NaN rows where there are none.
+
+        Args:
+            words: per recombined clip, the prompt that lends its words.
+            company: prompts to read in vain if this process has no words and another has.
+        """
         said = [prompt for prompt in words if prompt is not None]
-        read = iter(self.reader(said, "text").softmax(-1))
+        read = iter(self.reader(said or company[:1], "text").softmax(-1))
         silent = torch.full((len(self.trie.labels),), float("nan"), device=self.backbone.device)
         return torch.stack([silent if prompt is None else next(read) for prompt in words])
 
-    def _fitting(self, data: OmniBatch, sources: list[Sources]) -> list[Sources]:
+    def _fitting(self, lenders: Sequence[Lender], sources: list[Sources]) -> list[Sources]:
         """Without clips that would be too long, which a long face with a long voice can be."""
-        if not sources:
-            return sources
-        prompts, said = data.prompt_mask.sum(1).tolist(), data.transcript.sum(1).tolist()
-        sounds = (data.roles == int(TokenRole.AUDIO)).sum(1).tolist()
 
         def length(own: Sources) -> int:
-            words = 0 if own.words is None else said[own.words]
-            return int(prompts[own.face] - sounds[own.face] - said[own.face] + sounds[own.voice] + words)
+            face, voice = lenders[own.face], lenders[own.voice]
+            words = 0 if own.words is None else lenders[own.words].words
+            return face.prompt - face.sounds - face.words + voice.sounds + words
 
         return [own for own in sources if length(own) <= self.builder.max_tokens]
 
     def _batch(self, samples: Sequence[Sample]) -> OmniBatch:
         return collate(samples, self.builder.pad_id).to(self.backbone.device)
-
-
-def draw_sources(
-    eligible: Sequence[int], batch_size: int, *, rate: float, transcript: str, seed: int, step: int
-) -> list[Sources]:
-    """Who is recombined with whom: a function of its arguments, whatever the process.
-
-    ``rate * batch_size`` clips on average (never all of a batch) lend their faces; their voices come from a random
-    cycle over the eligible clips, so nobody keeps its own voice and no voice is used twice. The optimiser's step is
-    the counter, not the micro-batch: two processes, and two accumulated batches on one process, draw the same.
-
-    Args:
-        eligible: positions of clips with picture and sound.
-        batch_size: clips of the batch.
-        rate: see :class:`ConflictMixing`.
-        transcript: see :class:`ConflictMixing`.
-        seed: see :class:`ConflictMixing`.
-        step: optimiser steps so far.
-    """
-    if len(eligible) < 2:
-        return []
-    generator = np.random.default_rng([STREAM, seed, step])
-    count = int(rate * batch_size + generator.random())  # rounds up as often as the fraction says
-    order = [int(index) for index in generator.permutation(np.asarray(eligible))]
-    count = min(count, len(order), batch_size - 1)
-    drawn = []
-    for i in range(count):
-        face, voice = order[i], order[(i + 1) % len(order)]
-        options = WORDS[transcript]
-        choice = options[int(generator.integers(len(options)))]
-        third = int(generator.integers(batch_size))
-        drawn.append(Sources(face, voice, {"face": face, "voice": voice, "third": third}.get(choice)))
-    return drawn
-
-
-WORDS = {"none": ("nobody",), "either": ("face", "voice"), "any": ("face", "voice", "third", "nobody")}
-"""Whose words a recombined clip may have, each as often as the others."""
-
-
-def recombined_clip(face: Clip, voice: Clip, text: str | None) -> Clip:
-    """A clip with the picture of ``face`` and the sound of ``voice``, without a label."""
-    return Clip(
-        id=f"{face.id}+{voice.id}",
-        video=face.video,
-        audio=voice.video if voice.audio == "video" else voice.audio,
-        text=text,
-        split=face.split,
-    )

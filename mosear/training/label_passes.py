@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from mosear.data.sample import OmniBatch, Sample, collate
 from mosear.evaluation.scoring import UNIMODAL, LabelTrie, label_log_probs
 from mosear.experts.state import SequenceState, sequence_state
 from mosear.roles import TokenRole
+from mosear.training.processes import anywhere
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -82,16 +83,27 @@ class UnimodalReader:
         """float32 ``[B, C]`` log-probabilities (not normalised over the candidates), without gradients.
 
         Args:
-            prompts: samples without answers, media encoded.
+            prompts: samples without answers, media encoded; at least one.
             modality: ``visual`` or ``audio``.
         """
         if not self.frozen:
             return self.read(prompts, modality)
         missing = {p.clip.id: p for p in prompts if (p.clip.id, modality) not in self.known}
-        if missing:
-            found = self.read(list(missing.values()), modality).cpu()
-            self.known.update({(name, modality): row for name, row in zip(missing, found, strict=True)})
+        # All processes read, or none: partitioned weights are gathered by all of them together.
+        if anywhere(bool(missing), self.backbone.device):
+            found = self.read(list(missing.values()) or prompts[:1], modality).cpu()
+            self.known.update({(name, modality): row for name, row in zip(missing, found, strict=False)})
         return torch.stack([self.known[p.clip.id, modality] for p in prompts]).to(self.backbone.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was read so far: a reading depends, in its last bits, on the batch it was made in."""
+        values = list(self.known.values())
+        return {"keys": [list(key) for key in self.known], "log_probs": torch.stack(values) if values else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put :meth:`state_dict` back."""
+        values = [] if state["log_probs"] is None else state["log_probs"].unbind()
+        self.known = {(name, modality): row for (name, modality), row in zip(state["keys"], values, strict=True)}
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Sample], modality: str) -> Tensor:

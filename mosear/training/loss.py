@@ -29,7 +29,8 @@ def answer_loss(
         labels: ``[B, L]``, ``IGNORE`` outside the answer.
 
     Returns:
-        The summed loss (float32) and the number of answer tokens; divide to get the mean.
+        The summed loss (float32) and the number of answer tokens; :func:`mosear.training.processes.mean_loss` makes
+        the mean over all processes of them.
     """
     targets = labels[:, 1:]
     answers = targets != IGNORE

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mosear.training.processes import mean_over_processes, total
+
 FLOOR = 1e-4
 """Least agreement with a transcript, so that one sure reading of a text cannot outweigh everything."""
 
@@ -82,15 +84,22 @@ def mixing_divergence(log_p: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(log_p, target, reduction="none").sum(-1)
 
 
-def visual_share(p: Tensor, p_visual: Tensor, p_audio: Tensor) -> Tensor:
+def visual_share(p: Tensor, p_visual: Tensor, p_audio: Tensor, *, counted: bool = True) -> Tensor:
     """How much of ``p`` follows the face: the ``s`` in [0, 1] with ``p`` nearest to ``s p_V + (1 - s) p_A``.
 
         s = sum_b <p_b - p_Ab, p_Vb - p_Ab> / sum_b |p_Vb - p_Ab|^2
 
-    One number for the batch (of this process), so that clips on which the readings agree do not count.
+    One number for the global batch, so that clips on which the readings agree do not count.
+
+    Args:
+        p: ``[B, C]``.
+        p_visual: ``[B, C]``.
+        p_audio: ``[B, C]``.
+        counted: False if this process's clips do not count.
     """
-    difference = p_visual - p_audio
-    return (((p - p_audio) * difference).sum() / difference.square().sum().clamp(min=1e-12)).clamp(0, 1)
+    difference = (p_visual - p_audio) * float(counted)
+    along, square = total(torch.stack([((p - p_audio) * difference).sum(), difference.square().sum()]))
+    return (along / square.clamp(min=1e-12)).clamp(0, 1)
 
 
 def sample_weights(
@@ -102,6 +111,7 @@ def sample_weights(
     *,
     weak_modality: float = 0.0,
     hard_sample: float = 0.0,
+    counted: bool = True,
 ) -> Tensor:
     """Weights of MIDAS' two extras, with mean 1 (all 1 when both are off).
 
@@ -122,11 +132,13 @@ def sample_weights(
         w: ``[B]`` of :func:`reliability`.
         weak_modality: strength of the first factor.
         hard_sample: strength of the second.
+        counted: False if this process's clips do not count.
     """
     if not weak_modality and not hard_sample:
         return torch.ones_like(w)
-    visual_is_weak = visual_share(student, p_visual, p_audio) < visual_share(target, p_visual, p_audio)
+    shares = [visual_share(p, p_visual, p_audio, counted=counted) for p in (student, target)]
+    visual_is_weak = shares[0] < shares[1]
     reliability_of_weak = torch.where(visual_is_weak, w, 1 - w)
     hardness = (student - target).abs().sum(-1) / 2
     weights = (1 + weak_modality * reliability_of_weak) * (1 + hard_sample * hardness)
-    return weights / weights.mean()
+    return weights / mean_over_processes(weights, counted=counted)

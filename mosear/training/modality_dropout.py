@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,13 +13,34 @@ from mosear.experts.state import conductor_of
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.sample import OmniBatch
+    from mosear.training.processes import Part
+
+STREAM = 0x44524F50
+"""Keeps these draws apart from other generators that are seeded with the run's seed and counters."""
 
 
-def dropped_modality(backbone: OmniBackbone, data: OmniBatch) -> Tensor | None:
+def modality_draws(part: Part, seed: int, counter: tuple[int, int]) -> Tensor:
+    """One uniform number per clip: ``[B]``, a function of seed, counter and the clip's place in the global batch.
+
+    Args:
+        part: this process's clips.
+        seed: of the run.
+        counter: optimiser steps so far, and the micro-batch.
+    """
+    everyone = np.random.default_rng([STREAM, seed, *counter]).random(part.clips)
+    return torch.from_numpy(everyone[part.positions])
+
+
+def dropped_modality(backbone: OmniBackbone, data: OmniBatch, draws: Tensor) -> Tensor | None:
     """Tokens to hide in this step: ``[B, L]`` bool, or ``None`` if nothing is hidden.
 
     With probability ``modality_dropout`` of the active MoSE adapter, all visual or all audio tokens (even odds) of a
     sample that has both. Positions stay as they are; attention, token masks and the gate's means lose them.
+
+    Args:
+        backbone: with its adapter.
+        data: the clips.
+        draws: of :func:`modality_draws`, on the CPU.
     """
     conductor = conductor_of(backbone)
     config = conductor.active_config() if conductor is not None else None
@@ -31,8 +53,6 @@ def dropped_modality(backbone: OmniBackbone, data: OmniBatch) -> Tensor | None:
             "attn_implementation='sdpa' or set modality_dropout to 0."
         )
     visual, audio = data.hidden_keys("visual"), data.hidden_keys("audio")
-    # On the CPU: the draw is the same whatever the device, and costs no synchronisation.
-    draws = torch.rand(len(data))
     both = visual.any(1) & audio.any(1)
     drop = (draws < config.modality_dropout).to(both.device) & both
     lose_visual = (draws < config.modality_dropout / 2).to(both.device)

@@ -29,8 +29,9 @@ from mosear.training.batches import split_media
 from mosear.training.conflict_mixing import ConflictMixer, ConflictMixing
 from mosear.training.loss import answer_loss
 from mosear.training.mixing_target import Scale
-from mosear.training.modality_dropout import dropped_modality
+from mosear.training.modality_dropout import dropped_modality, modality_draws
 from mosear.training.optim import Tuning, build_optimiser, build_schedule
+from mosear.training.processes import Part, gathered, mean_loss, mean_of_clips, rank, world_size
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -90,17 +91,22 @@ class EmotionTuner(LightningModule):
 
     # -- training ---------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """Processes start from one seed (their adapters must be equal); from here on their dropout differs."""
+        if world_size() > 1:
+            torch.manual_seed(torch.initial_seed() + rank())
+
     def on_train_start(self) -> None:
         """Conflict mixing learns what is usual for each modality (a resumed run takes it from its checkpoint)."""
         if self.mixer is not None and self.mixer.scales is None:
             self.mixer.fit_scales(self._scale_batches(self.mixer.config.scale_clips), gathered)
-            self.on_train_epoch_start()
+        self.on_train_epoch_start()  # not called for an epoch that is resumed inside
 
     def _scale_batches(self, clips: int) -> Iterator[OmniBatch]:
         """This process's part of an even sample of the training clips, encoded."""
         for batch in self.trainer.datamodule.eval_loader("train", at_most=clips):  # type: ignore[attr-defined]
             if batch.data is not None:
-                yield self.encoded(batch.to(self.device))
+                yield self.encoded(batch.to(self.backbone.device))
 
     def on_train_epoch_start(self) -> None:
         """Adapters train (their dropout is on); the frozen towers stay in evaluation mode."""
@@ -112,32 +118,36 @@ class EmotionTuner(LightningModule):
         assert batch.data is not None, "training replaces bad clips, so a batch is never empty"
         data = self.encoded(batch)
         mixed = self.mixer.mix(data, self.global_step) if self.mixer is not None else None
-        untouched = data if mixed is None else mixed.untouched
+        untouched = Part.of_sampler(data) if mixed is None else mixed.untouched
         # Before any teacher: who listens to the gate takes the first pass of a step for the model's own.
-        loss, state = self.answer_step(untouched)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(untouched))
-        regularisers = state.regularisers()
+        loss, state, mean = self.answer_step(untouched, batch_idx)
+        self.log("train/loss", mean, prog_bar=True, batch_size=untouched.clips)
+        regularisers = means(state, untouched)
         if self.mixer is not None and mixed is not None:
             step = self.mixer.step(mixed)
             loss = loss + self.mixer.config.weight * step.loss
             for name, value in step.logs.items():
-                self.log(f"train/{name}", value, batch_size=len(mixed.recombined))
-            regularisers = mean_of_parts(regularisers, len(untouched), step.state.regularisers(), len(mixed.recombined))
+                self.log(f"train/{name}", value, batch_size=mixed.recombined.clips)
+            of_mixed = means(step.state, mixed.recombined)
+            regularisers = mean_of_parts(regularisers, untouched.clips, of_mixed, mixed.recombined.clips)
         for name, value in regularisers.items():
-            self.log(f"train/{name}", value.detach().mean(), batch_size=len(data))
+            self.log(f"train/{name}", value.detach(), batch_size=len(data))
         return loss + state.penalty(regularisers)
 
-    def answer_step(self, data: OmniBatch) -> tuple[Tensor, SequenceState]:
-        """Mean cross-entropy of the answer tokens, and the state of the pass."""
+    def answer_step(self, part: Part, batch_idx: int = 0) -> tuple[Tensor, SequenceState, Tensor]:
+        """Mean cross-entropy of the answer tokens of the global batch, the state of the pass, and the mean to log."""
+        data = part.batch
         embeds, extra = self.backbone.embed(data.input_ids, data.media)
         if getattr(self.backbone.language_model, "gradient_checkpointing", False):
             embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
-        hidden_keys = dropped_modality(self.backbone, data)
+        counter = (self.global_step, batch_idx) if self._trainer is not None else (0, batch_idx)
+        hidden_keys = dropped_modality(self.backbone, data, modality_draws(part, int(self.run.get("seed", 0)), counter))
         mask = data.attention_mask if hidden_keys is None else causal_mask(data.attention_mask, hidden_keys)
         with sequence_state(self.backbone, roles=data.roles, prompt_mask=data.prompt_mask, hidden=hidden_keys) as state:
             hidden = self.backbone.hidden_states(embeds, mask, data.position_ids, **extra)
         total, count = answer_loss(hidden, self.backbone.lm_head, data.labels)
-        return total / count, state
+        loss, mean = mean_loss(total, count, counted=part.counted)
+        return loss, state, mean
 
     def encoded(self, batch: ClipBatch) -> OmniBatch:
         """The batch with encoded media; what was missing from the cache is written to it."""
@@ -181,17 +191,21 @@ class EmotionTuner(LightningModule):
             self._validation.append((clip.subset, int(row.argmax()) == gold, -float(row[gold])))
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss`` and ``val/accuracy``, per subset too where there are several."""
+        """Log ``val/loss`` and ``val/accuracy``; where there are several subsets, also each one's and their mean."""
         results, self._validation = gathered(self._validation), []
         if not results:
             return
         scored = [loss for _, _, loss in results if loss == loss]
         self.log("val/loss", sum(scored) / max(1, len(scored)), prog_bar=True)
         self.log("val/accuracy", sum(ok for _, ok, _ in results) / len(results), prog_bar=True)
-        subsets = sorted({subset for subset, _, _ in results})
-        for subset in subsets if len(subsets) > 1 else []:
-            own = [ok for name, ok, _ in results if name == subset]
-            self.log(f"val/{subset}/accuracy", sum(own) / len(own))
+        subsets: dict[str, list[bool]] = {}
+        for subset, ok, _ in results:
+            subsets.setdefault(subset, []).append(ok)
+        if len(subsets) > 1:
+            accuracies = {subset: sum(own) / len(own) for subset, own in sorted(subsets.items())}
+            for subset, accuracy in accuracies.items():
+                self.log(f"val/{subset}/accuracy", accuracy)
+            self.log("val/subset_mean", sum(accuracies.values()) / len(accuracies))
 
     def on_test_epoch_start(self) -> None:
         """Start a fresh table of predictions, and choose the clips whose modalities are weighed."""
@@ -302,6 +316,8 @@ class EmotionTuner(LightningModule):
         """Only frozen keys may be missing, and nothing may be foreign."""
         if self.mixer is not None and MIXING_SCALES in checkpoint:
             self.mixer.scales = {name: Scale(**scale) for name, scale in checkpoint[MIXING_SCALES].items()}
+        if "state_dict" not in checkpoint:  # weights lie in a sharded checkpoint, whose strategy compares the names
+            return
         found, expected = set(checkpoint["state_dict"]), self.trainable_names()
         if found != expected:
             raise ValueError(
@@ -309,6 +325,15 @@ class EmotionTuner(LightningModule):
                 f"({', '.join(sorted(expected - found)[:3])}), {len(found - expected)} are unknown "
                 f"({', '.join(sorted(found - expected)[:3])}). Resume with the adapter settings of the original run."
             )
+
+    def rank_state(self) -> dict[str, Any]:
+        """What every process has to keep for itself."""
+        return {} if self.mixer is None else {"readings": self.mixer.reader.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Put :meth:`rank_state` back."""
+        if self.mixer is not None:
+            self.mixer.reader.load_state_dict(state["readings"])
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -318,16 +343,16 @@ def trained_names(model: nn.Module) -> list[str]:
 
 def mean_of_parts(first: dict[str, Tensor], n: int, second: dict[str, Tensor], m: int) -> dict[str, Tensor]:
     """Regularisers over ``n + m`` samples that ran in two passes, each a scalar."""
-    return {name: (n * value.mean() + m * second[name].mean()) / (n + m) for name, value in first.items()}
+    return {name: (n * value + m * second[name]) / (n + m) for name, value in first.items()}
 
 
-def gathered(own: list[Any]) -> list[Any]:
-    """The lists of all processes, joined (just ``own`` on a single one)."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return own
-    parts: list[list[Any] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, own)
-    return [entry for part in parts for entry in part or []]
+def means(state: SequenceState, part: Part) -> dict[str, Tensor]:
+    """Regularisers of a pass, each a mean over the clips of the global batch."""
+    found = state.regularisers(counted=part.counted)
+    return {
+        name: value.mean() if name in state.over_batch() else mean_of_clips(value, counted=part.counted)
+        for name, value in found.items()
+    }
 
 
 def gold_label(clip: Clip) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from mosear.backbones.partitioned import shape_of
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -47,8 +49,8 @@ def build_optimiser(parameters: Iterable[nn.Parameter], tuning: Tuning) -> torch
     if not trainable:
         raise ValueError("Nothing to train: the adapter matched no module. Check adapter.target_modules.")
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": tuning.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if len(shape_of(p)) >= 2], "weight_decay": tuning.weight_decay},
+        {"params": [p for p in trainable if len(shape_of(p)) < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=tuning.learning_rate, betas=(tuning.betas[0], tuning.betas[1])

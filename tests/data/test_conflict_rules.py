@@ -186,3 +186,9 @@ def test_without_modality():
 def test_only_what_is_there_can_be_taken_away(modality):
     with pytest.raises(ValueError, match=r"cannot be taken away|unknown modality 'face'"):
         rules.without_modality(Clip(id="a", video="a.mp4"), modality)
+
+
+def test_ties_of_intensity_are_ties():
+    """Equal spreads whose float differences are not: 0.3 - 0.1 and 0.4 - 0.2."""
+    assert 0.3 - 0.1 != 0.4 - 0.2
+    assert rules.intensity(0.1, 0.2, 0.3) == rules.intensity(0.2, 0.3, 0.4) == 0.4

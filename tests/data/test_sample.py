@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,8 +12,9 @@ from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
 from mosear.data.clip import Clip
 from mosear.data.media import Media
 from mosear.data.media_processor import MediaProcessor
-from mosear.data.prompt import EMOTIONS, Prompt
+from mosear.data.prompt import EMOTIONS, FORMATS, AnswerFormat, Prompt
 from mosear.data.sample import IGNORE, OmniBatch, Sample, SampleBuilder, collate
+from mosear.evaluation.parsing import parse_answer
 from mosear.roles import TokenRole
 from tests.tiny_checkpoints import process_clips, random_media
 
@@ -167,7 +171,7 @@ def test_listed_labels_are_sorted_and_end_the_question(backbone) -> None:
         ({"transcript": "It says: {words}"}, r"must contain \{text\}"),
         ({"turn": "Before"}, r"turn='Before' must contain \{text\}"),
         ({"strategy": "cot"}, "strategy='cot' must be one of minimal, acoustic, stepwise"),
-        ({"answer_format": "xml"}, "answer_format='xml' must be one of word, tags, json"),
+        ({"answer_format": "xml"}, "answer_format='xml' must be one of word, tags, json, rlvr, strict_json"),
         ({"context_turns": 13}, r"context_turns=13 must lie in 0\.\.12"),
         ({"synonyms": {"fury": "furious"}}, "synonyms lead to furious, which are no labels"),
     ],
@@ -191,6 +195,23 @@ def test_strategies_and_formats_are_sentences_behind_the_question() -> None:
     assert text.endswith("one word between <answer> and </answer>: angry, sad.")
     assert Prompt(labels=labels, answer_format="json").user_text(None)[0].endswith("and one word in it.")
     assert stepwise.reasons_first and not Prompt().reasons_first
+
+
+@pytest.mark.parametrize("answer_format", get_args(AnswerFormat))
+def test_an_answer_written_as_asked_is_read(answer_format) -> None:
+    """The instruction and the parser agree: what it shows, with a label put in, parses to that label."""
+    prompt = Prompt(labels=("sad", "angry"), answer_format=answer_format, list_labels=True)
+    wanted = FORMATS[answer_format]
+    assert prompt.user_text(None)[0].endswith(f"{wanted}: angry, sad.")
+    if "final_label" in wanted:
+        answer = wanted[wanted.index("{") : wanted.index("}") + 1].replace("...", "sad")
+    elif "<answer>" in wanted:
+        answer = "<think>tears, not angry</think><answer>sad</answer>"
+        assert all(tag in wanted for tag in re.findall("</?[a-z]+>", answer))
+    else:
+        answer = "sad"
+    assert parse_answer(answer, prompt.labels, answer_format=prompt.answer_format).label == "sad"
+    assert prompt.reasons_first == (answer_format != "word")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 12])

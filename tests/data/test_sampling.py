@@ -12,11 +12,11 @@ from mosear.data.sampling import BucketBatchSampler
 LENGTHS = np.random.default_rng(0).integers(20, 2000, size=103).tolist()
 
 
-def batches(epoch: int = 0, **options) -> list[list[int]]:
-    sampler = BucketBatchSampler(LENGTHS, 8, **options)
+def batches(epoch: int = 0, batch_size: int = 8, **options) -> list[list[int]]:
+    sampler = BucketBatchSampler(LENGTHS, batch_size, **options)
     sampler.set_epoch(epoch)
     result = list(sampler)
-    assert len(result) == len(sampler) and all(len(batch) == 8 for batch in result)
+    assert len(result) == len(sampler) and all(len(batch) == batch_size for batch in result)
     return result
 
 
@@ -60,12 +60,12 @@ def test_every_clip_is_seen_once_and_only_the_fill_up_repeats(world: int) -> Non
     assert counts.total() == -(-103 // (8 * world)) * 8 * world
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_out_one_and_the_same_list(world: int) -> None:
-    everything = BucketBatchSampler(LENGTHS, 8, world_size=world).all_batches().tolist()
-    assert [batches(rank=rank, world_size=world) for rank in range(world)] == [
-        everything[r::world] for r in range(world)
-    ]
+@pytest.mark.parametrize(("world", "own"), [(2, 4), (4, 2), (8, 1)])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_processes_share_the_batches_that_one_process_would_have(world: int, own: int, epoch: int) -> None:
+    shares = [batches(epoch, rank=rank, world_size=world, batch_size=own) for rank in range(world)]
+    together = [[clip for row in zip(*step, strict=True) for clip in row] for step in zip(*shares, strict=True)]
+    assert together == batches(epoch)
 
 
 def test_drop_last_never_repeats() -> None:

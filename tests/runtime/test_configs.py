@@ -23,8 +23,9 @@ GOLDEN = Path(__file__).with_name("golden_keys.txt")
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra")
+    if path.parent.name not in ("experiment", "hydra", "benchmark") or path.stem in ("manifest", "synthetic")
 )
+CPU = ["trainer.accelerator=cpu", "trainer.devices=1"]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -37,7 +38,10 @@ def own_files(tmp_path):
     return {
         "backbone=checkpoint": ["backbone.name=/somewhere"],
         "data=manifest": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
+        "data=test": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
         "benchmark=manifest": benchmark[1:],
+        # Trainers for GPUs, as they run on a machine without.
+        **{f"trainer={name}": CPU for name in ("gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload")},
     }
 
 
@@ -54,7 +58,7 @@ def check(name: str, *overrides: str) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_experiment_composes_and_validates(name, experiment):
-    check(name, f"+experiment={experiment}")
+    check(name, f"+experiment={experiment}", *CPU)  # some are for GPUs
     callbacks = composed(name, f"+experiment={experiment}").callbacks
     assert all(node is None or "_target_" in node for node in callbacks.values()), "a recipe must not make half a node"
 
@@ -105,7 +109,13 @@ def test_public_keys_are_the_golden_list():
         (["backbone=checkpoint"], "backbone.name"),
         (["data=manifest", "data.train=/no/such.parquet", "data.val=/no/such.parquet"], "/no/such.parquet"),
         (["backbone.attn_implementation=flash_attention_2"], "attn_implementation"),
-        (["backbone.quantization=nf4", "+trainer.strategy=deepspeed_stage_3"], "ZeRO-3"),
+        (["backbone.quantization=nf4", "trainer=zero3", *CPU], "cannot partition 4-bit weights"),
+        (["backbone.quantization=nf4", "trainer=zero3_offload", *CPU], "Use trainer=zero2 or trainer=ddp"),
+        (["trainer=zero3", *CPU, "backbone.device=cpu"], "Leave backbone.device=null"),
+        (["trainer=zero2", *CPU, "trainer.precision=16-mixed"], "trainer.precision=bf16-mixed"),
+        (["+trainer.strategy=deepspeed_stage_2"], "Use trainer=zero2"),
+        (["trainer.devices=2"], "torchrun --nproc_per_node=2"),
+        (["trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2", "trainer.devices=4"], "--nnodes=2"),
         (["resume=/no/such.ckpt"], "resume"),
         (["data.val=null"], "validation clips"),
         (["steering.name=magic"], "steering.name"),

@@ -78,7 +78,7 @@ def test_metrics_have_the_contract_s_shape(trained):
 def test_checkpoint_is_small_and_free_of_frozen_weights(trained):
     import torch
 
-    checkpoint = torch.load(next((trained[0] / "checkpoints").glob("*.ckpt")), weights_only=True)
+    checkpoint = torch.load(next((trained[0] / "checkpoints").glob("step-*/state.ckpt")), weights_only=True)
     assert checkpoint["state_dict"] and all("lora" in name for name in checkpoint["state_dict"])
 
 

@@ -35,6 +35,7 @@ from mosear.training.mixing_target import (
 )
 from mosear.training.module import EmotionTuner
 from mosear.training.optim import Tuning
+from mosear.training.processes import Part
 from tests.helpers.omni_samples import fresh, make_sample
 
 BOTH, ALL = ("video", "audio"), ("video", "audio", "text")
@@ -166,8 +167,8 @@ def test_nobody_is_a_partner_alone() -> None:
     assert drawn([], 8, rate=0.9) == []
 
 
-def test_sources_do_not_depend_on_the_number_of_processes(qwen25: OmniBackbone) -> None:
-    """Two accumulated batches of one process, and one batch on each of two: the same global batch, the same sources."""
+def test_sources_depend_on_seed_step_and_batch_alone(qwen25: OmniBackbone) -> None:
+    """Not on what a process has mixed before: two accumulated batches of one, and one batch for each of two others."""
     own, model = adapted(qwen25, "lora")
     batches = [training_batch(own), training_batch(own, LABELS[::-1])]
 
@@ -175,7 +176,7 @@ def test_sources_do_not_depend_on_the_number_of_processes(qwen25: OmniBackbone) 
         assert tuner.mixer is not None
         mixed = tuner.mixer.mix(data, step)
         assert mixed is not None
-        return [(clip.id, clip.text) for clip in mixed.recombined.clips]
+        return [(clip.id, clip.text) for clip in mixed.recombined.batch.clips]
 
     single, (first, second) = tuner_of(own, model)[0], (tuner_of(own, model)[0] for _ in range(2))
     for step in range(3):
@@ -224,13 +225,13 @@ def test_recombined_clips_are_built_from_their_sources(
             text = None if each.words is None else data.clips[each.words].text
             texts += text is not None
             expected.append(literal_sample(own, samples[each.face], samples[each.voice], text, interleave))
-        assert same_batch(mixed.recombined, collate(expected, pad))
-        for each, clip, words in zip(sources, mixed.recombined.clips, mixed.words, strict=True):
+        assert same_batch(mixed.recombined.batch, collate(expected, pad))
+        for each, clip, words in zip(sources, mixed.recombined.batch.clips, mixed.words, strict=True):
             assert clip.id == f"clip-{each.face}+clip-{each.voice}" and clip.label is None
             assert (None if words is None else words.clip.text) == clip.text
         taken = {each.face for each in sources}
-        assert mixed.untouched.clips == [c for i, c in enumerate(data.clips) if i not in taken]
-        assert same_batch(mixed.untouched, collate([s for i, s in enumerate(samples) if i not in taken], pad))
+        assert mixed.untouched.batch.clips == [c for i, c in enumerate(data.clips) if i not in taken]
+        assert same_batch(mixed.untouched.batch, collate([s for i, s in enumerate(samples) if i not in taken], pad))
     assert bool(texts) == (transcript != "none")
 
 
@@ -242,7 +243,7 @@ def test_clips_without_picture_or_sound_never_take_part(qwen25: OmniBackbone) ->
     for step in range(5):
         mixed = tuner.mixer.mix(data, step)
         assert mixed is not None
-        used = {name for clip in mixed.recombined.clips for name in clip.id.split("+")}
+        used = {name for clip in mixed.recombined.batch.clips for name in clip.id.split("+")}
         assert used <= {f"clip-{index}" for index in ELIGIBLE}
 
 
@@ -255,11 +256,11 @@ def test_sources_that_would_make_a_clip_too_long_are_left_alone(qwen25: OmniBack
     for step in range(6):
         mixed = tuner.mixer.mix(data, step)
         assert mixed is not None
-        lengths += mixed.recombined.attention_mask.sum(1).tolist()
+        lengths += mixed.recombined.batch.attention_mask.sum(1).tolist()
     tuner.mixer.builder.max_tokens = limit = sorted(set(lengths))[0]
     for step in range(6):
         mixed = tuner.mixer.mix(data, step)
-        assert mixed is None or mixed.recombined.attention_mask.sum(1).max() <= limit
+        assert mixed is None or mixed.recombined.batch.attention_mask.sum(1).max() <= limit
 
 
 # -- target, weights -------------------------------------------------------------------------------------------------
@@ -397,7 +398,7 @@ def test_loss_and_gradient_equal_the_literal_ones(
     divergence = literal_step(tuner, data, tuner.mixer.config, step=0)
     mixed = tuner.mixer.mix(data, 0)
     assert mixed is not None
-    cross_entropy, state = tuner.answer_step(mixed.untouched)
+    cross_entropy, state, _ = tuner.answer_step(mixed.untouched)
     penalty = 0.0
     if method == "mose":  # over all clips of the batch, whichever pass they ran in
         student = tuner.mixer.step(mixed).state
@@ -475,7 +476,7 @@ def test_a_teacher_between_forward_and_backward_changes_no_gradient(backbone: Om
         tuner, _ = tuner_of(own, model, teacher=teacher or "frozen")
         model.gradient_checkpointing_enable({"use_reentrant": False})
         assert tuner.mixer is not None
-        loss, _ = tuner.answer_step(data)
+        loss, _, _ = tuner.answer_step(Part.of_sampler(data))
         if teacher:
             tuner.mixer.reader([without_answer(split_samples(data)[0])], "visual")
         loss.backward()
@@ -545,7 +546,7 @@ def test_readings_need_no_label(qwen25: OmniBackbone) -> None:
         tuner, _ = tuner_of(own, model, evidence="reading")
         assert tuner.mixer is not None
         mixed = tuner.mixer.mix(with_forbidden_labels(training_batch(own, labels)), 0)
-        assert mixed is not None and (mixed.recombined.labels == -100).all()
+        assert mixed is not None and (mixed.recombined.batch.labels == -100).all()
         step = tuner.mixer.step(mixed)
         outcomes.append([float(step.loss.detach()), float(step.logs["mixing_visual_share"])])
     assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-4)

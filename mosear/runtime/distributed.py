@@ -1,0 +1,93 @@
+"""What the processes of one torchrun settle before torch has connected them: one start time, one log each, turns.
+
+torchrun gives its workers a key-value store (its own rendezvous store, on ``MASTER_ADDR:MASTER_PORT``). It outlives
+workers that are started again, so a restarted job finds the run directory of its first start. Without torchrun nothing
+is imported and nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+PREFIX = "mosear"
+PATIENCE = timedelta(hours=12)
+"""Longest wait for the first process, which may render a corpus."""
+
+
+def launched_world() -> int:
+    """Number of processes that a launcher has announced; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """This process's number among them."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
+@cache
+def launch_store() -> Any:
+    """torchrun's key-value store; ``None`` for a process on its own."""
+    if launched_world() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch.distributed import PrefixStore, TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return PrefixStore(PREFIX, TCPStore(address, port, is_master=False, timeout=PATIENCE))
+
+
+@cache
+def start_time() -> float:
+    """When the run began, in seconds since the epoch: the same on all its processes."""
+    now, store = repr(time.time()), launch_store()
+    return float(now if store is None else store.compare_set("start", "", now))
+
+
+def started(pattern: str) -> str:
+    """:func:`start_time` in local time; ``${started:%Y-%m-%d}`` in a config."""
+    return time.strftime(pattern, time.localtime(start_time()))
+
+
+def log_name() -> str:
+    """``run.log``, or ``run.rank3.log`` for a process other than the first; ``${run_log:}`` in a config."""
+    rank = launched_rank()
+    return "run.log" if rank == 0 else f"run.rank{rank}.log"
+
+
+def register_resolvers() -> None:
+    """Make ``${started:FORMAT}`` and ``${run_log:}`` known to OmegaConf. Both are one value per process."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("started", started, replace=True)
+    OmegaConf.register_new_resolver("run_log", log_name, replace=True)
+
+
+@contextmanager
+def in_turn(name: str) -> Iterator[None]:
+    """Runs a block on the first process, then on the first of each other machine, then on all others.
+
+    Work that finds its files there does nothing, so shared and separate disks are both served once.
+
+    Args:
+        name: of the work; a job that was started again does not wait for what is done.
+    """
+    store = launch_store()
+    if store is None:
+        yield
+        return
+    rank, local = launched_rank(), int(os.environ.get("LOCAL_RANK", "0"))
+    machine = f"{name}/{os.environ.get('GROUP_RANK', '0')}"
+    if rank:
+        store.wait([f"{name}/first"], PATIENCE)
+    if local:
+        store.wait([machine], PATIENCE)
+    yield
+    if not rank:
+        store.set(f"{name}/first", "done")
+    if not local:
+        store.set(machine, "done")

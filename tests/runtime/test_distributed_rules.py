@@ -1,0 +1,125 @@
+"""Devices, processes and strategies that do not fit are named before anything loads; and what processes agree on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from mosear.runtime import distributed
+from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.runtime.validation import ConfigError, validate
+
+ROOT = Path(__file__).parents[2]
+CPU = ["trainer.accelerator=cpu", "trainer.devices=2"]
+
+
+def check(*overrides: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=["run_dir=/tmp/run", *overrides])
+    validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+
+
+def without_gpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("trainer", ["gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload"])
+def test_a_gpu_trainer_without_gpus_says_so(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not without_gpu():
+        pytest.skip("this machine has GPUs")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="there is no GPU on this machine") as caught:
+        check(f"trainer={trainer}")
+    assert len(caught.value.problems) == 1, "and does not complain about the number of devices as well"
+
+
+@pytest.mark.parametrize(
+    ("world", "overrides", "expected"),
+    [
+        (1, ["trainer=ddp", *CPU], "torchrun --nproc_per_node=2 train.py"),
+        (1, ["trainer=ddp", *CPU, "trainer.num_nodes=3"], "--nproc_per_node=2 --nnodes=3"),
+        (2, [], "trainer=ddp"),
+        (4, ["trainer=zero2", *CPU], "torchrun started 4 processes (WORLD_SIZE), but devices x num_nodes = 2"),
+        (4, ["trainer=ddp", *CPU, "trainer.num_nodes=1"], "Set trainer.devices=4"),
+        (8, ["trainer=ddp", *CPU, "trainer.num_nodes=2"], "Set trainer.devices=4"),
+        (2, ["trainer=ddp", *CPU, "trainer.devices=auto"], "Set trainer.devices=2"),
+    ],
+)
+def test_devices_and_processes_must_agree(
+    world: int, overrides: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        check(*overrides)
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "zero1", "zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_fits_passes(trainer: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    nodes = ["trainer.num_nodes=2", "trainer.accumulate_grad_batches=2"]
+    check(f"trainer={trainer}", *CPU, *nodes, f"trainer.precision={precision}", "data.batch_size=1", "mixing.rate=0.5")
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "zero1", "zero2"])
+def test_nf4_goes_with_whole_weights(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check(f"trainer={trainer}", *CPU, "backbone.quantization=nf4")
+
+
+def test_trainers_differ_in_the_strategy_alone() -> None:
+    found = {}
+    for name in ("ddp", "zero1", "zero2", "zero3", "zero3_offload"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            trainer = dict(compose("train", overrides=["run_dir=/tmp/run", f"trainer={name}"]).trainer)
+        found[name] = trainer.pop("strategy"), trainer
+    assert all(rest == found["ddp"][1] for _, rest in found.values())
+    assert found["ddp"][0] == "ddp"
+    stages = {name: (strategy.stage, strategy.offload) for name, (strategy, _) in found.items() if name != "ddp"}
+    assert stages == {"zero1": (1, False), "zero2": (2, False), "zero3": (3, False), "zero3_offload": (3, True)}
+
+
+def test_a_process_on_its_own_needs_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    distributed.launch_store.cache_clear()
+    assert distributed.launch_store() is None and distributed.log_name() == "run.log"
+    with distributed.in_turn("work"):
+        pass
+    assert distributed.started("%Y") == distributed.started("%Y")
+
+
+WORKER = """
+import os, pathlib, sys, time
+from mosear.runtime.distributed import in_turn, launched_rank, log_name, start_time
+out = pathlib.Path(sys.argv[1])
+time.sleep(0.3 * launched_rank())
+with in_turn("work"):
+    done = out / "work"
+    mine = not done.exists()
+    if mine:
+        time.sleep(0.5)
+        done.touch()
+(out / f"{launched_rank()}.txt").write_text(f"{start_time()} {log_name()} {mine}")
+"""
+
+
+@pytest.mark.multinode
+def test_processes_agree_on_the_start_and_take_turns(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    times, logs, did = zip(*((tmp_path / f"{rank}.txt").read_text().split() for rank in range(3)), strict=True)
+    assert len(set(times)) == 1
+    assert logs == ("run.log", "run.rank1.log", "run.rank2.log")
+    assert did == ("True", "False", "False")
