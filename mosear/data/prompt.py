@@ -14,7 +14,7 @@ DEFAULT_TURN = 'Before that: "{text}"\n'
 MOST_TURNS = 12
 
 Strategy = Literal["minimal", "acoustic", "stepwise"]
-AnswerFormat = Literal["word", "tags", "json"]
+AnswerFormat = Literal["word", "tags", "json", "rlvr", "strict_json"]
 
 INSTRUCTIONS: dict[Strategy, str] = {
     "minimal": "",
@@ -28,7 +28,11 @@ FORMATS: dict[AnswerFormat, str] = {
     "word": "Answer with one word",
     "tags": "Put what you consider between <think> and </think>, then one word between <answer> and </answer>",
     "json": 'Answer with {"final_label": "..."} and one word in it',
+    "rlvr": "Write nothing but what you consider between <think> and </think> and then one word between <answer> and "
+    "</answer>",
+    "strict_json": 'Answer with nothing but the JSON object {"final_label": "..."} and one word in it',
 }
+"""How an answer is asked for; :func:`mosear.evaluation.parsing.parse_answer` says what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Prompt:
             without).
         strategy: ``minimal`` asks for the label at once; ``acoustic`` and ``stepwise`` for a description before it, so
             they need generated answers.
-        answer_format: how the answer is written and read back: ``word``, ``tags`` (``<think>`` and ``<answer>``) or
-            ``json`` (``final_label``).
+        answer_format: how the answer is written and read back: ``word``, ``tags`` (``<think>`` and ``<answer>``),
+            ``json`` (``final_label``), or the strict forms of the last two, ``rlvr`` and ``strict_json``, beside which
+            nothing may stand.
         synonyms: other spellings of labels in generated answers, as ``{spelling: label}``.
         context_turns: how many earlier turns of the dialogue are shown, the nearest ones (0 to 12).
         turn: how each of them is introduced; must contain ``{text}``.

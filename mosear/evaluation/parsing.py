@@ -10,9 +10,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-AnswerFormat = Literal["word", "tags", "json", "rlvr", "strict_json"]
+from mosear.data.prompt import AnswerFormat
 
 CAMER_LABELS = ("angry", "happy", "surprise", "fear", "sad", "worry", "neutral", "doubt", "contempt")
 CAMER_SYNONYMS = {

@@ -69,7 +69,7 @@ class PredictionRow:
         conflict: how much face and voice disagree, in [0, 1], as CHASE sees it; None without it or without both.
         target: the modality that CHASE steered to, "audio" or "visual"; None where it left attention alone.
         benchmark: name of the benchmark.
-        model: "zero_shot" or "tuned".
+        model: "zero_shot", "tuned", or "imported" for predictions of others.
         steering: name of the steering policy, "none" without.
         seed: seed of the run.
     """

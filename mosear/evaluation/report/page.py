@@ -13,6 +13,7 @@ import jinja2
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import svg
+from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
 from mosear.evaluation.report.steering import steering_section
@@ -135,6 +136,7 @@ def _context(
         "bar_axis": svg.axis({0.0: "0 %", 0.25: "25", 0.5: "50", 0.75: "75", 1.0: "100 %"}),
         "forests": [_forest(name, differences[name]) for name in names[1:]],
         "matrices": _matrices(summaries, names, labels),
+        "benchmark": benchmark_section(summaries, names),
         "contribution": contribution_section(summaries, names),
         "steering": steering_section(summaries, predictions, names),
         "examples": [_example(example, labels, colours) for example in examples],

@@ -103,6 +103,14 @@ def difference_mark(mean: float, low: float, high: float, *, limit: float, css: 
     return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{height}"')
 
 
+def dot_mark(mean: float, low: float, high: float, *, limit: float, css: str, label: str) -> Markup:
+    """A point with its interval on a scale from 0 to ``limit``."""
+    height = 24
+    body = _grid((0, 0.25, 0.5, 0.75, 1), height) + _whisker(low / limit, high / limit, height / 2, 4)
+    body += f'<circle class="{css}" cx="{_percent(mean / limit)}" cy="{height / 2}" r="5"/>'
+    return _svg(body, label=label, attributes=f'class="plot dots" width="100%" height="{height}"')
+
+
 def paired_bars(shares: Sequence[tuple[str, float | None]], *, label: str) -> Markup:
     """Thin bars under each other, one per (css class, share); None draws nothing."""
     height, step = 7 * len(shares) + 3, 7
@@ -224,6 +232,43 @@ def histogram(stacks: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Mar
             f'<text class="tick{anchor}" font-size="9" x="{left + wide * value}" y="{top + high + 11}">{value}</text>'
         )
     return _svg("".join(parts), label=label, attributes='class="chart" viewBox="0 0 238 90"')
+
+
+def reliability(bins: Sequence[tuple[int, float, float]], *, css: str, label: str) -> Markup:
+    """Share of right answers against confidence, over equal bins of [0, 1].
+
+    Args:
+        bins: (answers, mean confidence, share right) of each; the last two are not read where there are no answers.
+        css: colour.
+        label: the plot in words.
+    """
+    left, top, side, low = 30.0, 6.0, 150.0, 34.0
+    wide, floor, largest = side / len(bins), top + side + low, max(1, *(n for n, _, _ in bins))
+    parts = [
+        f'<line class="grid" x1="{left}" x2="{left + side}" y1="{top + side * (1 - at)}" y2="{top + side * (1 - at)}"/>'
+        f'<text class="tick end" font-size="9" x="{left - 4}" y="{top + side * (1 - at) + 3:.1f}">{100 * at:.0f}</text>'
+        for at in (0, 0.5, 1)
+    ]
+    for i, (n, confidence, right) in enumerate(bins):
+        if not n:
+            continue
+        place = f'x="{left + i * wide + 0.75:.2f}" width="{wide - 1.5:.2f}"'
+        level, size = top + side * (1 - right), 26 * n / largest
+        hint = f"{n:,} answers, {100 * confidence:.1f} % confident, {100 * right:.1f} % right"
+        parts.append(
+            f'<g class="{css}"><title>{escape(hint)}</title>'
+            f'<rect class="bar" {place} y="{level:.2f}" height="{side * right:.2f}"/>'
+            f'<rect class="bar count-bar" {place} y="{floor - size:.2f}" height="{size:.2f}"/>'
+            f'<circle cx="{left + side * confidence:.2f}" cy="{level:.2f}" r="2.6"/></g>'
+        )
+    parts.append(f'<line class="ideal" x1="{left}" x2="{left + side}" y1="{top + side}" y2="{top}"/>')
+    parts.append(f'<line class="zero" x1="{left}" x2="{left + side}" y1="{floor}" y2="{floor}"/>')
+    parts.append(f'<text class="tick end" font-size="9" x="{left - 4}" y="{floor - 19}">{largest:,}</text>')
+    for value, anchor in ((0, ""), (0.5, " mid"), (1, " end")):
+        x = left + side * value
+        parts.append(f'<text class="tick{anchor}" font-size="9" x="{x}" y="{floor + 11}">{100 * value:.0f}</text>')
+    box = f'class="chart reliability" viewBox="0 0 {left + side + 4:.0f} {floor + 15:.0f}"'
+    return _svg("".join(parts), label=label, attributes=box)
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], css: Mapping[str, str], *, label: str) -> Markup:

@@ -1,0 +1,150 @@
+"""The clips that a comparison shows: which ones, what every system made of them, and where their media is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from mosear.data.clip import Clip
+from mosear.data.rows import read_rows
+from mosear.evaluation.compare_runs import Benchmark, Run, System, started_in
+from mosear.evaluation.compare_scores import answered_right
+
+DIGITS = 3
+READINGS = {"joint": "distribution", "face": "p_visual", "voice": "p_audio", "words": "p_text"}
+OWN_TRACK = "video"
+
+
+def choose(benchmark: Benchmark, count: int) -> list[str]:
+    """Ids of at most ``count`` clips: as many of each subset as possible, clips that a system got wrong first.
+
+    Within errors, and within the rest, the order is that of hashed ids: a sample that does not depend on the systems.
+    """
+    right = [answered_right(system) for system in benchmark.systems.values() if not system.control]
+
+    def rank(name: str) -> tuple[bool, bytes]:
+        return all(shares[name] == 1 for shares in right), hashlib.sha256(name.encode()).digest()
+
+    queues = [sorted(ids, key=rank) for ids in benchmark.subsets.values()]
+    chosen: list[str] = []
+    for place in range(max(map(len, queues))):
+        chosen += [queue[place] for queue in queues if place < len(queue)]
+    kept = set(chosen[: max(count, 0)])
+    return [name for ids in benchmark.subsets.values() for name in ids if name in kept]
+
+
+def clip_records(benchmark: Benchmark, ids: Sequence[str], media: Media) -> dict[str, Any]:
+    """What the page's script reads: labels, systems, and one record per clip."""
+    systems = [system for system in benchmark.systems.values() if not system.control]
+    first = systems[0].runs[0]
+    known = media.clips(first, frozenset(ids))
+    clips = []
+    for name in ids:
+        row = first.rows[name]
+        clips.append(
+            {
+                "id": name,
+                "subset": row.subset,
+                "truth": benchmark.labels.index(row.label),
+                "text": row.text,
+                **media.of(first, row.video, known.get(name)),
+                "answers": [_answer(system, name) for system in systems],
+            }
+        )
+    return {
+        "name": benchmark.name,
+        "labels": list(benchmark.labels),
+        "systems": [{"name": system.name, "runs": len(system.runs)} for system in systems],
+        "clips": clips,
+    }
+
+
+def _answer(system: System, name: str) -> dict[str, Any]:
+    """One system on one clip: labels by number (None = unparsed) per run; probabilities are means over its runs."""
+    rows = [run.rows[name] for run in system.runs]
+    labels = system.runs[0].labels
+    record: dict[str, Any] = {
+        "said": [None if row.prediction is None else labels.index(row.prediction) for row in rows],
+        "right": sum(row.correct for row in rows),
+    }
+    for key, column in READINGS.items():
+        values = [getattr(row, column) for row in rows if getattr(row, column) is not None]
+        if values:
+            record[key] = [round(float(share), DIGITS) for share in np.mean(values, axis=0)]
+    conflicts = [row.conflict for row in rows if row.conflict is not None]
+    if conflicts:
+        record["conflict"] = round(float(np.mean(conflicts)), DIGITS)
+        record["steered"] = [row.target for row in rows]
+    wordings = [row.answer_text for row in rows if row.answer_text is not None]
+    reasons = [row.unparsed_reason for row in rows if row.unparsed_reason is not None]
+    return record | ({"wordings": wordings} if wordings else {}) | ({"reasons": reasons} if reasons else {})
+
+
+class Media:
+    """Links from a page to clips' files.
+
+    Links are relative, so that page and media can be moved or served together, and no path of this machine is told.
+
+    Args:
+        page: where the page will be.
+        root: directory that media paths are relative to; by default the manifest's, as the run's config says.
+    """
+
+    def __init__(self, page: Path, root: Path | None = None) -> None:
+        self.folder, self.root = page.resolve().parent, root
+        self._places: dict[Path, tuple[Path | None, Path | None]] = {}
+
+    def of(self, run: Run, video: str | None, clip: Clip | None) -> dict[str, Any]:
+        """Where to find a clip's media.
+
+        Args:
+            run: a run that answered the clip.
+            video: path of the video in its predictions.
+            clip: the clip's row, where the manifest could be read.
+
+        Returns:
+            ``video`` and ``audio``: links or None; ``muted``: whether the model was not given the video file's sound;
+            ``lost``: paths of files that are not where they should be.
+        """
+        audio = clip.audio if clip is not None and clip.audio != OWN_TRACK else None
+        links = {"video": self._link(run, video), "audio": self._link(run, audio)}
+        return {
+            **links,
+            "muted": clip is not None and clip.video is not None and clip.audio != OWN_TRACK,
+            "lost": [path for kind, path in (("video", video), ("audio", audio)) if path and not links[kind]],
+        }
+
+    def clips(self, run: Run, ids: frozenset[str]) -> dict[str, Clip]:
+        """Rows of the run's manifest for some clips; empty where it is gone, or no longer a manifest."""
+        manifest, _ = self._place(run)
+        try:
+            rows = [row for _, row in read_rows(manifest) if isinstance(row, dict)] if manifest else []
+            return {row["id"]: Clip.from_row(row) for row in rows if row.get("id") in ids}
+        except ValueError:  # the predictions hold what matters; the manifest adds where separate sound files are
+            return {}
+
+    def _link(self, run: Run, path: str | None) -> str | None:
+        root = self.root or self._place(run)[1]
+        file = root / path if root is not None and path else None
+        if file is None or not file.is_file():
+            return None
+        return "./" + quote(Path(os.path.relpath(file.resolve(), self.folder)).as_posix())
+
+    def _place(self, run: Run) -> tuple[Path | None, Path | None]:
+        """A run's manifest and media root; None where its config does not tell, or they are not there."""
+        if run.directory not in self._places:
+            path = run.directory / "config.yaml"
+            cfg = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+            manifest, root = OmegaConf.select(cfg, "benchmark.manifest"), OmegaConf.select(cfg, "data.root")
+            homes = (started_in(run.directory), Path())
+            file = next((home / manifest for home in homes if manifest and (home / manifest).is_file()), None)
+            folder = next((home / root for home in homes if root and (home / root).is_dir()), None)
+            self._places[run.directory] = file, folder or (file.parent if file and not root else None)
+        return self._places[run.directory]

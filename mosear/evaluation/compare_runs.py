@@ -1,0 +1,301 @@
+"""Finished runs, read and grouped for a comparison: benchmark -> system -> backbone -> seed.
+
+A system is what was tuned, and how it was steered. Runs of one system on several backbones are bases, on one backbone
+seeds, as in :mod:`mosear.evaluation.aggregate`. An evaluation of a trained adapter belongs to the system that was
+trained: experiment and seed are those of the training run, if its ``metrics.json`` is still beside the adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+
+from mosear.evaluation.aggregate import CONTROLS
+from mosear.evaluation.predictions import PredictionRow, read_predictions
+from mosear.evaluation.summary import by_subset, control_correctness
+
+PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+ZERO_SHOT = "zero-shot"
+_TOLD_ALREADY = ("seed", "backbone", "benchmark", "steering", "adapter_path", "run_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One model's answers to one benchmark.
+
+    Attributes:
+        directory: of the run.
+        system: name of what was run.
+        base: backbone.
+        seed: seed of the training, 0 for the bare backbone.
+        benchmark: name of the benchmark.
+        labels: the label list, which orders every distribution.
+        rows: the answers, by clip id.
+        scores: what ``metrics.json`` says about this model.
+        adapter: evaluated adapter, if any.
+    """
+
+    directory: Path
+    system: str
+    base: str
+    seed: int
+    benchmark: str
+    labels: tuple[str, ...]
+    rows: Mapping[str, PredictionRow]
+    scores: Mapping[str, Any]
+    adapter: str | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether an adapter answered."""
+        return next(iter(self.rows.values())).model != "zero_shot"
+
+    def same_answers(self, other: Run) -> bool:
+        """Whether both answered every clip alike."""
+        return self.rows.keys() == other.rows.keys() and all(
+            row.prediction == other.rows[name].prediction for name, row in self.rows.items()
+        )
+
+
+@dataclass
+class System:
+    """Runs of one system on one benchmark, or a control made of their unimodal readings.
+
+    Attributes:
+        name: heading.
+        control: whether it is late fusion of another system's readings.
+        hits: ``{base: {seed: {subset: [N]}}}`` correctness, clips in the order of their ids.
+        runs: the runs behind it.
+    """
+
+    name: str
+    control: bool = False
+    hits: dict[str, dict[int, dict[str, npt.NDArray[np.float64]]]] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+
+    def arrays(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        """``{base: {subset: [S, N]}}``."""
+        return {
+            base: {subset: np.stack([hits[subset] for hits in seeds.values()]) for subset in next(iter(seeds.values()))}
+            for base, seeds in self.hits.items()
+        }
+
+    def size(self) -> str:
+        """How many runs, in words."""
+        seeds = {len(seeds) for seeds in self.hits.values()}
+        per_base = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _plural(seeds.pop(), "seed")
+        return per_base if len(self.hits) == 1 else f"{len(self.hits)} backbones, {per_base} each"
+
+
+@dataclass
+class Benchmark:
+    """Everything that was run on one test set.
+
+    Attributes:
+        name: of the benchmark.
+        labels: the label list.
+        subsets: ``{subset: clip ids}``, sorted ids, subsets in the benchmark's own order.
+        systems: ``{name: System}``, a system's controls after it.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    subsets: dict[str, list[str]]
+    systems: dict[str, System] = field(default_factory=dict)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def find_runs(arguments: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
+    """Run directories with the name given to them, if any.
+
+    Args:
+        arguments: run directories, directories with runs somewhere below them (a multirun), or ``NAME=DIRECTORY``.
+
+    Raises:
+        ValueError: if a directory is no finished run and holds none.
+    """
+    found: dict[Path, str | None] = {}
+    for argument in arguments:
+        name, path = None, Path(argument)
+        if not path.exists() and "=" in str(argument):
+            name, _, rest = str(argument).partition("=")
+            path = Path(rest)
+        runs = [path] if _is_run(path) else [file.parent for file in path.rglob(PREDICTIONS) if _is_run(file.parent)]
+        if not runs:
+            raise ValueError(
+                f"{path} is not a finished run and holds none: there is no {PREDICTIONS} with a {METRICS} beside it. "
+                "Give run directories, a multirun directory, or NAME=DIRECTORY."
+            )
+        for run in sorted(runs, key=_natural):
+            found.setdefault(run, name)
+    return list(found.items())
+
+
+def _is_run(path: Path) -> bool:
+    return all((path / name).is_file() for name in (PREDICTIONS, METRICS))
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Job 10 comes after job 2."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def read_runs(directory: Path, name: str | None = None) -> list[Run]:
+    """The models of one run directory.
+
+    Args:
+        directory: a finished run.
+        name: of its system, instead of the experiment's; steering is still added.
+    """
+    rows, labels = read_predictions(directory / PREDICTIONS)
+    metrics = json.loads((directory / METRICS).read_text(encoding="utf-8"))
+    info = metrics["run"]
+    adapter = None if info.get("adapter") in (None, "none") else str(info["adapter"])
+    by_model: dict[str, dict[str, PredictionRow]] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        by_model.setdefault(row.model, {})[row.id] = row
+    runs = []
+    for model, own in by_model.items():
+        first = next(iter(own.values()))
+        title, seed = ZERO_SHOT if len(by_model) > 1 or name is None else name, 0
+        if model != "zero_shot":
+            trained, seed = _trained(adapter, directory) or (info.get("experiment", directory.parent.name), first.seed)
+            title = name or trained
+        steering = "" if first.steering == "none" else f" + {first.steering}"
+        scores = metrics if model == metrics.get("model", model) else metrics.get(model, {})
+        runs.append(
+            Run(
+                directory=directory,
+                system=title + steering,
+                base=info["backbone"],
+                seed=seed,
+                benchmark=first.benchmark,
+                labels=tuple(labels),
+                rows=own,
+                scores=scores,
+                adapter=adapter if model != "zero_shot" else None,
+            )
+        )
+    return runs
+
+
+def started_in(directory: Path) -> Path:
+    """The working directory a run was started from, which its relative paths are about; ours if it is not known."""
+    settings = directory / ".hydra" / "hydra.yaml"
+    recorded = OmegaConf.select(OmegaConf.load(settings), "hydra.runtime.cwd") if settings.is_file() else None
+    return Path(recorded or ".")
+
+
+def _trained(adapter: str | None, directory: Path) -> tuple[str, int] | None:
+    """Experiment and seed of the run that trained an adapter; its directory's name where that is all we have."""
+    if adapter is None:
+        return None
+    path = Path(adapter)
+    home = path.parent if path.name == "adapter" else path
+    for candidate in (home, started_in(directory) / home):
+        if (candidate / METRICS).is_file():
+            metrics = json.loads((candidate / METRICS).read_text(encoding="utf-8"))
+            return str(metrics["run"].get("experiment", candidate.name)), int(metrics["seed"])
+    return home.name, 0
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs with distinct names: equal answers of the bare backbone once, others by what was overridden for them."""
+    kept: list[Run] = []
+    for run in runs:
+        if run.tuned or not any(not old.tuned and _key(old) == _key(run) and old.same_answers(run) for old in kept):
+            kept.append(run)
+    keys = [_key(run) for run in kept]
+    doubled = {(key[0], key[1]) for key in keys if keys.count(key) > 1}
+    overridden = {run.directory: _overrides(run.directory) for run in kept}
+    named = []
+    for run in kept:
+        family = [other for other in kept if (other.benchmark, other.system) == (run.benchmark, run.system)]
+        if (run.benchmark, run.system) in doubled:
+            shared = set.intersection(*(set(overridden[other.directory]) for other in family))
+            own = [entry for entry in overridden[run.directory] if entry not in shared]
+            run = replace(run, system=f"{run.system} ({', '.join(own)})") if own else run
+        named.append(run)
+    for i, run in enumerate(named):
+        for other in named[:i]:
+            if _key(other) == _key(run):
+                raise ValueError(
+                    f"{run.directory} repeats {run.system} on {run.base} with seed {run.seed} ({other.directory}). "
+                    "Give each seed once, or name the systems: NAME=DIRECTORY."
+                )
+    return named
+
+
+def _key(run: Run) -> tuple[str, str, str, int]:
+    return run.benchmark, run.system, run.base, run.seed
+
+
+def _overrides(directory: Path) -> list[str]:
+    path = directory / ".hydra" / "overrides.yaml"
+    entries = [str(entry) for entry in OmegaConf.load(path)] if path.is_file() else []
+    shown = [entry.lstrip("+~") for entry in entries]
+    return [entry for entry in shown if entry.partition("=")[0] not in _TOLD_ALREADY]
+
+
+def collect(directories: Sequence[tuple[Path, str | None]]) -> list[Benchmark]:
+    """Read runs and group them.
+
+    Args:
+        directories: of :func:`find_runs`.
+
+    Raises:
+        ValueError: if runs of one benchmark have other labels or clips, or cannot be told apart.
+    """
+    benchmarks: dict[str, Benchmark] = {}
+    for run in _told_apart([run for directory, name in directories for run in read_runs(directory, name)]):
+        groups = by_subset(list(run.rows.values()))
+        order = [*(s for s in run.scores.get("subsets", {}) if s in groups), *groups]
+        subsets = {subset: [row.id for row in groups[subset]] for subset in dict.fromkeys(order)}
+        benchmark = benchmarks.setdefault(run.benchmark, Benchmark(run.benchmark, run.labels, subsets))
+        _check_same_test(benchmark, run, subsets)
+        groups = {subset: groups[subset] for subset in benchmark.subsets}
+        hits = {subset: np.array([row.correct for row in rows], dtype=float) for subset, rows in groups.items()}
+        system = benchmark.systems.setdefault(run.system, System(run.system))
+        system.hits.setdefault(run.base, {})[run.seed] = hits
+        system.runs.append(run)
+        for control, values in control_correctness(groups, run.labels).items():
+            title = f"{run.system}, {CONTROLS[control]}"
+            entry = benchmark.systems.setdefault(title, System(title, control=True))
+            entry.hits.setdefault(run.base, {})[run.seed] = values
+    for benchmark in benchmarks.values():
+        benchmark.systems = dict(sorted(benchmark.systems.items(), key=lambda item: _order(item[1], benchmark)))
+    return list(benchmarks.values())
+
+
+def _order(system: System, benchmark: Benchmark) -> tuple[bool, int, bool]:
+    """The bare backbone first, then as given; controls after their system."""
+    owners = [name for name, other in benchmark.systems.items() if not other.control]
+    owner = max((name for name in owners if system.name.startswith(name)), key=len)
+    return not owner.startswith(ZERO_SHOT), owners.index(owner), system.control
+
+
+def _check_same_test(benchmark: Benchmark, run: Run, subsets: Mapping[str, list[str]]) -> None:
+    if run.labels != benchmark.labels:
+        raise ValueError(
+            f"{run.directory} answered {benchmark.name} with the labels {list(run.labels)}, other runs with "
+            f"{list(benchmark.labels)}; only runs with one label list can be compared."
+        )
+    reference = next((system.runs[0] for system in benchmark.systems.values() if system.runs), run)
+    same_labels = all(run.rows[name].label == row.label for name, row in reference.rows.items() if name in run.rows)
+    if subsets != benchmark.subsets or not same_labels:
+        raise ValueError(
+            f"{run.directory} covers other clips of {benchmark.name} than {reference.directory} ({len(run.rows):,} and "
+            f"{len(reference.rows):,} clips): a paired comparison needs the same clips, subsets and true labels. Leave "
+            "one of them out, or give the benchmarks different names (benchmark.name=...)."
+        )

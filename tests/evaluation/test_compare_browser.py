@@ -1,0 +1,267 @@
+"""The comparison in a real browser, from a file:// address: keys, filters, hostile text, colours, narrow screens."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from select import select
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mosear.evaluation.compare import compare
+from tests.helpers.comparison_runs import EVIL, write_run
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (not on the PATH)")]
+PATIENCE = 180  # seconds for one answer, on a machine that is busy
+KEYS = {"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "Enter": 13, "Escape": 27, "/": 191}
+
+
+class Browser:
+    """A headless Chromium with one tab, spoken to over its debugging pipe (JSON messages that end in a null byte)."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM is not None
+        to_browser, our_writing = os.pipe()
+        our_reading, from_browser = os.pipe()
+        # Chromium reads from descriptor 3 and writes to 4; out of their way first, they may be ours.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
+        options = ["headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-extensions"]
+        options = [f"--{option}" for option in (*options, "remote-debugging-pipe", f"user-data-dir={profile}")]
+        self.process = os.posix_spawn(
+            CHROMIUM,
+            [CHROMIUM, *options],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, ends[0], 3),
+                (os.POSIX_SPAWN_DUP2, ends[1], 4),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
+        )
+        for end in (to_browser, from_browser, *ends):
+            os.close(end)
+        self.writing, self.reading = os.fdopen(our_writing, "wb"), os.fdopen(our_reading, "rb")
+        self.number, self.events, self.rest, self.session = 0, [], b"", None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self.number += 1
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.writing.write(json.dumps(message).encode() + b"\0")
+        self.writing.flush()
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def receive(self) -> dict[str, Any]:
+        while b"\0" not in self.rest:
+            assert select([self.reading], [], [], PATIENCE)[0], "the browser has stopped answering"
+            piece = os.read(self.reading.fileno(), 1 << 16)
+            assert piece, "the browser has gone"
+            self.rest += piece
+        message, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(message)
+
+    def open(self, page: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        self.events.clear()
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.receive())
+
+    def run(self, expression: str) -> Any:
+        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            known = {"key": key, "windowsVirtualKeyCode": KEYS[key], **({"text": key} if len(key) == 1 else {})}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **known)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=KEYS[key])
+
+    def write(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
+
+    def picture(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def complaints(self) -> list[str]:
+        """Exceptions, console messages and what the page's content security policy has stopped."""
+        self.run("0")
+        names = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [json.dumps(event) for event in self.events if event.get("method") in names]
+
+    def asked_for(self) -> list[str]:
+        """Addresses of everything that the page has requested."""
+        asked = (event for event in self.events if event.get("method") == "Network.requestWillBeSent")
+        return [event["params"]["request"]["url"] for event in asked]
+
+    def close(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        self.writing.close()
+        self.reading.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two systems on two benchmarks, hostile text wherever text can come from, and one playable video."""
+    folder = tmp_path_factory.mktemp("comparison")
+    for number, model in enumerate(("zero_shot", "tuned")):
+        write_run(folder / "runs" / str(number), model=model, experiment=EVIL, seed=number, media=folder / "media")
+        write_run(
+            folder / "runs" / f"other{number}", model=model, benchmark=f"other {EVIL}", experiment=EVIL, seed=number
+        )
+    compare([folder / "runs"], folder / "comparison.html", clips=1000, n_boot=200)
+    return folder / "comparison.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    started = Browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+CHOSEN = "document.querySelector('#list [aria-selected=true]')"
+INDEX = f"[...document.querySelectorAll('#list li')].indexOf({CHOSEN})"
+SHOWN = "document.querySelectorAll('#list [role=option]').length"
+
+
+def test_hostile_text_is_text(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    assert browser.run("window.hacked") is None
+    assert browser.run("document.querySelectorAll('script').length") == 2
+    assert browser.run("document.querySelectorAll('#browser img, #browser b:not(.facts b)').length") == 0
+    assert EVIL in browser.run("document.getElementById('detail').textContent")
+    assert EVIL in browser.run("document.getElementById('list').textContent")
+    assert browser.complaints() == []
+
+
+def test_nothing_comes_from_elsewhere(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    outside = [url for url in browser.asked_for() if not url.startswith((page.parent.as_uri(), "data:"))]
+    assert outside == []
+
+
+def test_keys_reach_everything(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    assert browser.run(INDEX) == 0
+    browser.run("document.getElementById('list').focus()")
+    browser.press("ArrowDown", "ArrowDown", "ArrowUp", "ArrowDown")
+    assert browser.run(INDEX) == 2
+    assert browser.run(f"document.getElementById('list').getAttribute('aria-activedescendant') === {CHOSEN}.id")
+    chosen = browser.run(f"{CHOSEN}.querySelector('code').textContent")
+    assert browser.run("document.querySelector('#detail h3').textContent") == chosen
+    browser.press("Enter")
+    assert browser.run("document.activeElement.id") == "detail"
+    browser.press("Escape", "End")
+    assert browser.run(f"{INDEX} === {SHOWN} - 1")
+    browser.press("ArrowDown")  # at the end it stays there
+    assert browser.run(f"{INDEX} === {SHOWN} - 1")
+    browser.press("Home", "/")
+    assert browser.run("document.activeElement.id") == "find"
+    browser.write("clip 3")
+    shown = browser.run("[...document.querySelectorAll('#list code')].map(node => node.textContent)")
+    assert shown and all("clip 3" in name for name in shown)
+    browser.press("Enter")
+    assert browser.run("document.activeElement.id") == "list"
+
+
+def test_focus_is_seen(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    browser.press("/")
+    assert browser.run("getComputedStyle(document.getElementById('find')).outlineStyle") == "solid"
+
+
+def chosen_option(browser: Browser, select_id: str, text: str) -> list[list[str]]:
+    """Choose an option by its words; the marks of every clip that is then shown."""
+    browser.run(
+        f"""(() => {{
+            const field = document.getElementById({json.dumps(select_id)});
+            field.value = [...field.options].find(option => option.textContent === {json.dumps(text)}).value;
+            field.dispatchEvent(new Event("change"));
+        }})()"""
+    )
+    return browser.run(
+        "[...document.querySelectorAll('#list [role=option]')]"
+        ".map(row => [...row.querySelectorAll('.marks span')].map(mark => mark.className))"
+    )
+
+
+def test_filters_show_what_they_say(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    everything = browser.run(SHOWN)
+    other = EVIL.replace("_", " ")
+    found = {
+        name: chosen_option(browser, "pattern", name)
+        for name in (
+            "all systems wrong",
+            "all systems right",
+            "systems disagree",
+            f"only {other} wrong",
+            f"{other} wrong",
+        )
+    }
+    assert all(marks == ["", ""] for marks in found["all systems wrong"])
+    assert all(marks == ["right", "right"] for marks in found["all systems right"])
+    assert all(sorted(marks) == ["", "right"] for marks in found["systems disagree"])
+    assert all(marks == ["right", ""] for marks in found[f"only {other} wrong"])
+    assert all(marks[1] == "" for marks in found[f"{other} wrong"])
+    assert all(found.values())
+    parts = [len(found[name]) for name in ("all systems wrong", "all systems right", "systems disagree")]
+    assert sum(parts) == everything
+    chosen_option(browser, "pattern", "all answers")
+    chosen_option(browser, "subset", "synthetic: video aligned")
+    count = browser.run("document.getElementById('count').textContent")
+    assert count == f"{browser.run(SHOWN)} of {everything} clips" and 0 < browser.run(SHOWN) < everything
+    labels = browser.run("[...document.querySelectorAll('#list li')].map(row => row.getAttribute('aria-label'))")
+    assert all("video aligned" in label for label in labels)
+
+
+def test_the_video_is_found_and_its_sound_is_as_the_model_had_it(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    ready = """new Promise((resolve) => {
+        const player = document.querySelector("#detail video");
+        if (player.readyState) resolve(player.videoWidth);
+        else { player.onloadedmetadata = () => resolve(player.videoWidth); player.onerror = () => resolve(0); }
+    })"""
+    assert browser.run(ready) > 0
+    assert browser.run("document.querySelector('#detail video').muted")
+    assert "was not given the sound" in browser.run("document.getElementById('detail').textContent")
+
+
+@pytest.mark.parametrize("width", [420, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_the_screen_in_both_colours(
+    width: int, dark: bool, page: Path, browser: Browser, tmp_path: Path
+) -> None:
+    browser.open(page, width=width, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    background = browser.run("getComputedStyle(document.body).backgroundColor")
+    shades = [int(number) for number in background.removeprefix("rgb(").removesuffix(")").split(",")]
+    assert (max(shades) < 64) if dark else (min(shades) > 192)
+    browser.picture(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.width == width and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 20

@@ -1,0 +1,225 @@
+"""``benchmark=NAME``: benchmarks compose, agree with their importers, are checked before weights load, and run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from mosear.data import prepare
+from mosear.data.clip import Clip
+from mosear.data.manifest import load_manifest, write_manifest
+from mosear.data.sources import NAMES, source
+from mosear.evaluation import metrics
+from mosear.evaluation.aggregate import collect
+from mosear.evaluation.benchmark_metrics import CAMER_PARTS, METRICS, Answers, benchmark_scores
+from mosear.evaluation.import_predictions import main as import_predictions
+from mosear.evaluation.parsing import CAMER_LABELS, CAMER_SYNONYMS
+from mosear.evaluation.predictions import read_predictions
+from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.runtime.validation import ConfigError, validate
+from tests.helpers import source_trees
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+PUBLISHED = sorted(
+    path.stem for path in (CONF / "benchmark").glob("*.yaml") if path.stem not in ("manifest", "synthetic")
+)
+VALENCE = "benchmark.levels={neutral: 0, angry: -2, happy: 3, sad: -2, worried: -1, surprise: 0}"
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=["run_dir=/tmp/run", *overrides])
+
+
+def check(name: str, *overrides: str) -> DictConfig:
+    keys, rules = (TRAIN_KEYS, TRAIN_RULES) if name == "train" else (EVAL_KEYS, EVAL_RULES)
+    cfg = composed(name, *overrides)
+    validate(cfg, rules=rules, allowed_keys=keys, supplied=SUPPLIED)
+    return cfg
+
+
+def written(directory: Path, cfg: DictConfig, **changes) -> str:
+    """A manifest of texts with all that a benchmark asks for, or with changes to that."""
+    labels = list(cfg.data.prompt.labels)
+    clips = [
+        Clip(**({"id": f"c{n}", "text": "x", "label": label, "score": 0.5, "subset": CAMER_PARTS[n % 3]} | changes))
+        for n, label in enumerate([*labels, *labels])
+    ]
+    return str(write_manifest(clips, directory / "m.jsonl"))
+
+
+@pytest.mark.parametrize("stem", PUBLISHED)
+def test_a_benchmark_composes_and_validates(stem, tmp_path):
+    cfg = composed("eval", f"benchmark={stem}")
+    manifest = written(tmp_path, cfg)
+    options = [f"benchmark={stem}", f"benchmark.manifest={manifest}"]
+    check("eval", *options)
+    assert (cfg.data.train, cfg.data.val, cfg.data.prepare, cfg.benchmark.split) == (None, None, None, "test")
+    assert cfg.data.prompt.list_labels and cfg.answering.method == "score" and cfg.benchmark.metrics
+    # The same test set after training: what is trained on is the user's choice.
+    trained = check("train", *options, "data=manifest", f"data.train={manifest}", f"data.val={manifest}")
+    assert trained.data.test == manifest
+    assert list(trained.data.prompt.labels) == list(cfg.data.prompt.labels)
+
+
+@pytest.mark.parametrize("stem", PUBLISHED)
+def test_a_benchmark_agrees_with_its_importer(stem):
+    cfg = composed("eval", f"benchmark={stem}")
+    assert cfg.benchmark.name in NAMES
+    importer = source(cfg.benchmark.name)
+    assert sorted(cfg.data.prompt.labels) == sorted(importer.labels)
+    text = (CONF / "benchmark" / f"{stem}.yaml").read_text()
+    (command,) = re.findall(r"^# Manifest: python -m mosear.data.prepare (.*)$", text, re.M)
+    made = prepare.parse_arguments(shlex.split(command))
+    assert made.name == cfg.benchmark.name and made.split is None
+    assert str(made.out).replace("{split}", "test") == cfg.benchmark.manifest
+    assert f"benchmark={stem}" in text.splitlines()[1]
+    assert ("UNVERIFIED" in text) == (not importer.verified)
+    if cfg.benchmark.levels:  # the middle of what each label covers, as the importer's thresholds cut the scale
+        edge = 0.1 if importer.scores[1] == 1 else 0.0
+        middle = (edge + importer.scores[1]) / 2
+        assert dict(cfg.benchmark.levels) == {"negative": -middle, "neutral": 0.0, "positive": middle}
+
+
+def test_ca_mer_s_vocabulary_is_the_published_one():
+    cfg = composed("eval", "benchmark=ca_mer")
+    assert tuple(cfg.data.prompt.labels) == CAMER_LABELS and dict(cfg.data.prompt.synonyms) == CAMER_SYNONYMS
+
+
+@pytest.mark.parametrize(
+    ("stem", "changes", "overrides", "expected"),
+    [
+        ("meld", {}, ["benchmark.metrics=[uab]"], "no such metric"),
+        ("meld", {}, ["benchmark.metrics=[uab]"], f"There are {', '.join(METRICS)}."),
+        ("meld", {}, ["benchmark.metrics=uar"], "Write 'benchmark.metrics=[uar]'"),
+        ("meld", {}, ["benchmark.metrics=[mosi]"], "mosi: levels must give a score to exactly the labels neutral"),
+        ("mer2023", {"score": None}, ["benchmark.metrics=[emomm]", VALENCE], "emomm: clip 'c0' has no score"),
+        ("mosi", {"score": None}, [], "mosi: clip 'c0' has no score (manifest column score)"),
+        ("emomm", {"score": 2.0}, [], "must lie on the scale [-1, 1], got 2.0"),
+        ("ca_mer", {}, ["benchmark.metrics=[camer_set]"], "Evaluate with answering.method=generate"),
+        (
+            "ca_mer",
+            {},
+            ["benchmark.metrics=[camer_set]", "answering.method=generate"],
+            "clip 'c0' has no words to find",
+        ),
+        (
+            "ca_mer",
+            {"subset": "consistent"},
+            [],
+            "needs the subsets video_aligned, audio_aligned; there are consistent",
+        ),
+        ("meld", {"subset": "overall"}, [], "a subset is called 'overall'"),
+        ("meld", {"split": "val"}, [], "lists 14 val clips beside those of the test split"),
+        ("meld", {"label": "boredom"}, [], "the clips have the labels boredom too"),
+        ("meld", {"label": None}, [], "the clips have the labels (none) too"),
+        ("meld", {"video": "v.mp4"}, ["data.root=/no/such"], "such as /no/such/v.mp4"),
+        ("meld", {}, ["+experiment=lora"], "would render the synthetic corpus, which benchmark=meld does not read"),
+        (
+            "meld",
+            {},
+            ["data=synthetic", "benchmark.manifest=/no/such.parquet"],
+            "Make it with python -m mosear.data.prepare",
+        ),
+        ("meld", {}, ["benchmark.manifest=/no/such.parquet"], "(of a benchmark: see python -m mosear.data.prepare)"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_loads(stem, changes, overrides, expected, tmp_path):
+    manifest = written(tmp_path, composed("eval", f"benchmark={stem}"), **changes)
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        check("eval", f"benchmark={stem}", f"benchmark.manifest={manifest}", *overrides)
+
+
+def test_a_manifest_that_is_none_is_one_problem_of_the_config(tmp_path):
+    (tmp_path / "m.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="Correct the manifest") as error:
+        check("eval", "benchmark=meld", f"benchmark.manifest={tmp_path / 'm.jsonl'}")
+    assert "line 1: missing columns id" in str(error.value) and len(error.value.problems) == 1
+
+
+def test_an_experiment_s_adapter_is_tested_on_a_benchmark_with_data_test(tmp_path):
+    manifest = written(tmp_path, composed("eval", "benchmark=meld"))
+    options = [f"benchmark.manifest={manifest}", "data=test", "trainer=cpu"]
+    cfg = check("eval", "+experiment=mosear_7b", "benchmark=meld", *options)
+    assert cfg.data.prepare is None and cfg.adapter.gate_norm
+    valence = ["benchmark.metrics=[weighted_f1,mer2023]", VALENCE]
+    manifest = written(tmp_path, composed("eval", "benchmark=mer2023"))
+    check("eval", "benchmark=mer2023", f"benchmark.manifest={manifest}", *valence)
+
+
+def test_training_needs_training_clips(tmp_path):
+    manifest = written(tmp_path, composed("eval", "benchmark=meld"))
+    with pytest.raises(ConfigError, match="there are no clips to train on"):
+        check("train", "benchmark=meld", f"benchmark.manifest={manifest}")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> tuple[Path, Path]:
+    """A small CREMA-D tree, prepared and evaluated as the config's header says: data directory and run directory."""
+    data, run_dir = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run") / "a"
+    root = source_trees.crema_d(data / "CREMA-D")
+    out = data / "crema-d-conflict.parquet"
+    prepare.main(["crema-d-conflict", "--root", str(root), "--out", str(out)])
+    overrides = [
+        *("benchmark=crema_d_conflict", f"data_dir={data}", f"data.root={root}", f"hydra.run.dir={run_dir}"),
+        *("data.num_workers=0", "callbacks.progress=null", "answering.readings=false"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    done = subprocess.run(
+        [sys.executable, "eval.py", *overrides], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "benchmark metrics" in done.stdout and "majority_accuracy" in done.stdout
+    return data, run_dir
+
+
+def test_a_run_has_the_benchmark_s_metrics(evaluated):
+    data, run_dir = evaluated
+    cfg = composed("eval", "benchmark=crema_d_conflict")
+    found = json.loads((run_dir / "metrics.json").read_text())
+    rows, labels = read_predictions(run_dir / "predictions.parquet")
+    assert {row.subset for row in rows} >= set(CAMER_PARTS) and not any(row.unparsed_reason for row in rows)
+    clips = {clip.id: clip for clip in load_manifest(data / "crema-d-conflict.parquet")}
+    answers = Answers(rows=rows, labels=labels, clips=clips)
+    assert found["benchmark"] == "crema-d-conflict" and labels == list(cfg.data.prompt.labels)
+    assert found["benchmark_metrics"] == benchmark_scores(list(cfg.benchmark.metrics), answers)
+    accuracies = {name: own["accuracy"] for name, own in found["subsets"].items()}
+    summary = found["benchmark_metrics"]["camer"]["summary"]
+    assert summary == metrics.camer_summary(accuracies)
+    assert (summary["conflict"], summary["gap"]) == (found["conflict_mean"], found["gap"])
+    everything = [row.label for row in rows], [row.prediction for row in rows]
+    assert found["benchmark_metrics"]["uar"]["overall"]["uar"] == metrics.uar(*everything, labels)
+    assert "Benchmark metrics" in (run_dir / "report.html").read_text()
+
+
+def test_the_run_s_predictions_come_back_through_the_importer(evaluated, tmp_path):
+    """Written to CSV and imported, with probabilities: the same scores, and tables take both."""
+    data, run_dir = evaluated
+    rows, labels = read_predictions(run_dir / "predictions.parquet")
+    with (tmp_path / "own.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "prediction", *(f"p_{label}" for label in labels)])
+        writer.writerows([row.id, row.prediction, *row.distribution] for row in rows)
+    options = ["--labels", ",".join(labels), "--metrics", "uar,skew,camer", "--system", "copy"]
+    manifest = ["--manifest", str(data / "crema-d-conflict.parquet"), "--out", str(tmp_path / "copy")]
+    import_predictions([str(tmp_path / "own.csv"), *manifest, *options])
+    own, copy = (json.loads((path / "metrics.json").read_text()) for path in (run_dir, tmp_path / "copy"))
+    for key in ("benchmark", "subsets", "conflict_mean", "gap", "benchmark_metrics", "labels"):
+        assert own[key] == copy[key], key
+    assert list(collect([run_dir, tmp_path / "copy"])) == ["zero-shot", "copy"]
+
+
+def test_a_run_without_such_metrics_says_nothing_of_them():
+    assert OmegaConf.to_container(composed("eval").benchmark)["metrics"] == []
+    assert benchmark_scores([], Answers(rows=[], labels=[], clips={})) == {}
