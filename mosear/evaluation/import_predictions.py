@@ -134,7 +134,9 @@ def rows_of(
         if clip.label is None:
             raise ValueError(f"clip {clip.id!r} of the manifest has no label, so no answer to it can be scored.")
         found = given.get(clip.id)
-        prediction, reason, said = None, "no prediction in the file", None
+        prediction: str | None = None
+        reason: str | None = "no prediction in the file"
+        said: str | None = None
         if found is not None and found.text is not None:
             parsed = parse_answer(found.text, labels, answer_format=options.answer_format, synonyms=options.synonyms)
             prediction, reason = parsed.label, parsed.reason

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -111,7 +111,7 @@ def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip]) -> Iter
         )
         for clip in clips
     ]  # fmt: skip
-    levels = OmegaConf.to_object(cfg.benchmark.levels) if cfg.benchmark.get("levels") else {}
+    levels: Any = OmegaConf.to_object(cfg.benchmark.levels) if cfg.benchmark.get("levels") else {}
     assert isinstance(levels, dict)
     answers = Answers(
         rows=rows, labels=list(cfg.data.prompt.labels), clips={clip.id: clip for clip in clips}, levels=levels
