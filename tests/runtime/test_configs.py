@@ -227,9 +227,7 @@ def test_help_explains_groups_without_torch(script):
         "except SystemExit:\n    pass\n"
         "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
     )
-    start = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert time.perf_counter() - start < 20  # 1 s on an idle laptop; what matters is that torch stays out
     for group in ("backbone", "adapter", "steering", "data", "benchmark", "trainer"):
         assert f"{group}:" in run.stdout
