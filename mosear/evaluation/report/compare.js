@@ -8,7 +8,7 @@
   const count = document.getElementById("count");
   const list = document.getElementById("list");
   const detail = document.getElementById("detail");
-  const COLUMNS = { joint: "answer", face: "face alone", voice: "voice alone", words: "transcript alone" };
+  const COLUMNS = { joint: "answer", face: "face alone", voice: "voice alone", words: "text alone" };
   const MOST_LABELS = 12;
   const PAGE = 8;
 
