@@ -225,5 +225,5 @@ def test_the_report_has_a_table_per_metric(tmp_path):
 
 def test_the_documentation_lists_every_metric():
     text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    section = text[text.index("## Evaluating") : text.index("## Importing predictions")]
+    section = text[text.index("**Metrics.**") : text.index("## Importing predictions")]
     assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(METRICS)

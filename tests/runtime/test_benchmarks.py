@@ -92,6 +92,17 @@ def test_a_benchmark_agrees_with_its_importer(stem):
         assert dict(cfg.benchmark.levels) == {"negative": -middle, "neutral": 0.0, "positive": middle}
 
 
+def test_the_documentation_lists_every_benchmark_with_its_metrics():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = text[text.index("| `benchmark=` |") : text.index("All score the labels")]
+    listed = {}
+    for line in table.splitlines()[2:]:
+        cells = [re.findall(r"`(\w+)`", cell) for cell in line.split("|")]
+        listed |= dict.fromkeys(cells[1], cells[-2]) if len(cells) > 2 else {}
+    found = {stem: list(composed("eval", f"benchmark={stem}").benchmark.metrics) for stem in PUBLISHED}
+    assert listed == found
+
+
 def test_ca_mer_s_vocabulary_is_the_published_one():
     cfg = composed("eval", "benchmark=ca_mer")
     assert tuple(cfg.data.prompt.labels) == CAMER_LABELS and dict(cfg.data.prompt.synonyms) == CAMER_SYNONYMS
