@@ -268,7 +268,9 @@ def test_validation_logs_loss_and_accuracies(setup: Callable[..., Setup]) -> Non
     manifest = data.manifest("val")
     subsets = {clip.subset for clip in manifest}
     assert len(subsets) == 4
-    assert set(logged) == {"val/loss", "val/accuracy", *(f"val/{subset}/accuracy" for subset in subsets)}
+    of_subsets = {f"val/{subset}/accuracy" for subset in subsets}
+    assert set(logged) == {"val/loss", "val/accuracy", "val/subset_mean", *of_subsets}
+    assert logged["val/subset_mean"] == pytest.approx(sum(logged[name] for name in of_subsets) / len(of_subsets))
     data.paths["test"] = data.paths["val"]
     rows = predictions((tuner, data))
     gold = [row.distribution[tuner.prompt.labels.index(row.label)] for row in rows]
