@@ -95,6 +95,17 @@ def no_counts(request: Request) -> Mapping[str, int]:
     return {}
 
 
+def folded_counts(
+    request: Request, labels: Mapping[str, int], *, total: int, test_folds: Sequence[int]
+) -> Mapping[str, int]:
+    """Published totals of a set with folds: clips, clips of each label, and the two splits of the fold asked for."""
+    counts = {"clips": total, **{f"label {label}": count for label, count in labels.items()}}
+    if request.fold is not None:
+        test = test_folds[request.fold - 1]
+        counts |= {"split test": test, "split train": total - test}
+    return counts
+
+
 @dataclass(frozen=True)
 class Source:
     """An importer.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mosear.data.clip import Clip
-from mosear.data.sources.base import LayoutError, Reading, Request, Row, Source
+from mosear.data.sources.base import LayoutError, Reading, Request, Row, Source, folded_counts
 from mosear.data.sources.files import MediaIndex, find_directory, unlike, visible_files
 from mosear.data.sources.tables import read_text
 
@@ -59,11 +59,7 @@ def _read(request: Request) -> Reading:
 
 
 def _counts(request: Request) -> Mapping[str, int]:
-    counts = {"clips": _TOTAL, **{f"label {label}": total for label, total in zip(LABELS, _TOTALS, strict=True)}}
-    if request.fold is not None:
-        test = _TEST_FOLDS[request.fold - 1]
-        counts |= {"split test": test, "split train": _TOTAL - test}
-    return counts
+    return folded_counts(request, dict(zip(LABELS, _TOTALS, strict=True)), total=_TOTAL, test_folds=_TEST_FOLDS)
 
 
 MAFW = Source(
