@@ -14,20 +14,6 @@ from typing import Any, get_args
 
 from mosear.data.prompt import AnswerFormat
 
-CAMER_LABELS = ("angry", "happy", "surprise", "fear", "sad", "worry", "neutral", "doubt", "contempt")
-CAMER_SYNONYMS = {
-    "anger": "angry",
-    "happiness": "happy",
-    "surprised": "surprise",
-    "fearful": "fear",
-    "afraid": "fear",
-    "sadness": "sad",
-    "worried": "worry",
-    "doubtful": "doubt",
-    "contemptuous": "contempt",
-}
-"""CA-MER's closed vocabulary and the spellings that count as its words (VISTA's protocol, format "strict_json")."""
-
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _THINK_END = re.compile(r"</think>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)

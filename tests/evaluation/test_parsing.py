@@ -1,13 +1,7 @@
 import pytest
 
-from mosear.evaluation.parsing import (
-    CAMER_LABELS,
-    CAMER_SYNONYMS,
-    ParsedAnswer,
-    normalise,
-    parse_answer,
-    parse_list,
-)
+from mosear.data.sources import ca_mer
+from mosear.evaluation.parsing import ParsedAnswer, normalise, parse_answer, parse_list
 
 LABELS = ["Happy", "happy for you", "sad", "angry", "self-conscious"]
 
@@ -152,14 +146,14 @@ def test_rlvr_is_stricter_than_tags():
     ],
 )  # fmt: skip
 def test_camer_protocol(text, expected):
-    assert parse_answer(text, CAMER_LABELS, answer_format="strict_json", synonyms=CAMER_SYNONYMS) == expected
+    assert parse_answer(text, ca_mer.LABELS, answer_format="strict_json", synonyms=ca_mer.SYNONYMS) == expected
 
 
 def test_camer_vocabulary():
-    assert len(set(CAMER_LABELS)) == 9
-    for spelling, label in CAMER_SYNONYMS.items():
+    assert len(set(ca_mer.LABELS)) == 9
+    for spelling, label in ca_mer.SYNONYMS.items():
         answer = f'{{"final_label": "{spelling}"}}'
-        parsed = parse_answer(answer, CAMER_LABELS, answer_format="strict_json", synonyms=CAMER_SYNONYMS)
+        parsed = parse_answer(answer, ca_mer.LABELS, answer_format="strict_json", synonyms=ca_mer.SYNONYMS)
         assert parsed == ParsedAnswer(label)
 
 

@@ -18,12 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from mosear.data import prepare
 from mosear.data.clip import Clip
 from mosear.data.manifest import load_manifest, write_manifest
-from mosear.data.sources import NAMES, source
+from mosear.data.sources import NAMES, ca_mer, source
 from mosear.evaluation import metrics
 from mosear.evaluation.aggregate import collect
 from mosear.evaluation.benchmark_metrics import CAMER_PARTS, METRICS, Answers, benchmark_scores
 from mosear.evaluation.import_predictions import main as import_predictions
-from mosear.evaluation.parsing import CAMER_LABELS, CAMER_SYNONYMS
 from mosear.evaluation.predictions import read_predictions
 from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.runtime.validation import ConfigError, validate
@@ -105,7 +104,7 @@ def test_the_documentation_lists_every_benchmark_with_its_metrics():
 
 def test_ca_mer_s_vocabulary_is_the_published_one():
     cfg = composed("eval", "benchmark=ca_mer")
-    assert tuple(cfg.data.prompt.labels) == CAMER_LABELS and dict(cfg.data.prompt.synonyms) == CAMER_SYNONYMS
+    assert tuple(cfg.data.prompt.labels) == ca_mer.LABELS and dict(cfg.data.prompt.synonyms) == ca_mer.SYNONYMS
 
 
 @pytest.mark.parametrize(

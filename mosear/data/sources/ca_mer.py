@@ -11,7 +11,7 @@ from mosear.data.sources.files import MediaIndex, find_file
 from mosear.data.sources.tables import read_table
 
 LABELS = ("angry", "happy", "surprise", "fear", "sad", "worry", "neutral", "doubt", "contempt")
-_SYNONYMS = {
+SYNONYMS = {
     "anger": "angry",
     "happiness": "happy",
     "surprised": "surprise",
@@ -32,7 +32,7 @@ alone, the picture alone and both."""
 def word(label: str) -> str:
     """A label in the benchmark's vocabulary, as its published closed-set protocol maps synonyms."""
     plain = label.strip().lower()
-    return _SYNONYMS.get(plain, plain)
+    return SYNONYMS.get(plain, plain)
 
 
 def _read(request: Request) -> Reading:
