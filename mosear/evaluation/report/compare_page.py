@@ -19,8 +19,8 @@ from mosear.evaluation.compare_runs import Benchmark, System
 from mosear.evaluation.compare_scores import Difference, calibration_error, confidences, reliability
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.contribution import contribution_section
-from mosear.evaluation.report.page import _environment, _percent, _points, _words
 from mosear.evaluation.report.steering import steering_section
+from mosear.evaluation.report.text import in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP
 from mosear.files import written_atomically
 
@@ -77,12 +77,12 @@ def write_comparison(path: str | os.PathLike[str], scored: Sequence[Scored], *, 
         "embedded": sum(len(one.clips["clips"]) for one in scored),
         "available": sum(len(ids) for one in scored for ids in one.benchmark.subsets.values()),
         "subsets": [
-            (f"{i}:{subset}", (f"{one.benchmark.name}: " if len(shown) > 1 else "") + _words(subset))
+            (f"{i}:{subset}", (f"{one.benchmark.name}: " if len(shown) > 1 else "") + in_words(subset))
             for i, one in enumerate(shown)
             for subset in one.benchmark.subsets
         ],
     }
-    html = _environment().get_template("compare.html.j2").render(context)
+    html = template_environment().get_template("compare.html.j2").render(context)
     with written_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
@@ -113,14 +113,14 @@ def _sentences(scored: Sequence[Scored]) -> list[str]:
         where = f" ({one.benchmark.name})" if len(scored) > 1 else ""
         keys = [d.key for d in one.differences]
         key = CONFLICT_MEAN if CONFLICT_MEAN in keys else next(iter(keys), None)
-        topic = "On conflicts" if key == CONFLICT_MEAN else f"On {_words(key)} clips" if key else ""
+        topic = "On conflicts" if key == CONFLICT_MEAN else f"On {in_words(key)} clips" if key else ""
         for d in one.differences:
             if d.key != key:
                 continue
             verb = {1: "is better than", -1: "is worse than", 0: "is not clearly different from"}[d.gain]
-            mean, low, high = map(_points, d.interval)
+            mean, low, high = map(points, d.interval)
             found.append(
-                f"{topic}, {_words(d.system)} {verb} {_words(one.reference)}{where}: {mean} points, "
+                f"{topic}, {in_words(d.system)} {verb} {in_words(one.reference)}{where}: {mean} points, "
                 f"95 % interval {low} to {high}, corrected p {_p(d.bootstrap_holm, sign=True)}."
             )
     return found[:_SENTENCES]
@@ -165,8 +165,8 @@ def _bars(one: Scored, colours: Mapping[str, str]) -> list[dict[str, Any]]:
         bars = []
         for name, system in one.benchmark.systems.items():
             value, low, high = one.accuracies[name][subset]
-            label = f"{_words(subset)}, {_words(name)}: {_percent(value)} %, "
-            label += f"95 % interval {_percent(low)} to {_percent(high)}"
+            label = f"{in_words(subset)}, {in_words(name)}: {percent(value)} %, "
+            label += f"95 % interval {percent(low)} to {percent(high)}"
             plot = svg.accuracy_bar(
                 value,
                 (low, high),
@@ -187,8 +187,8 @@ def _gaps(one: Scored, colours: Mapping[str, str]) -> dict[str, Any] | None:
     limit = svg.nice_limit(max(interval.high for interval in gaps.values()))
     rows = []
     for name, interval in gaps.items():
-        mean, low, high = map(_percent, interval)
-        label = f"{_words(name)}: gap {mean} points, 95 % interval {low} to {high}"
+        mean, low, high = map(percent, interval)
+        label = f"{in_words(name)}: gap {mean} points, 95 % interval {low} to {high}"
         plot = svg.dot_mark(*interval, limit=limit, css=colours[name], label=label)
         rows.append({"name": name, "interval": interval, "plot": plot})
     ticks = {at: f"{100 * limit * at:g}" for at in (0.0, 0.25, 0.5, 0.75, 1.0)}
@@ -204,7 +204,7 @@ def _forests(one: Scored) -> list[dict[str, Any]]:
     forests: dict[str, dict[str, Any]] = {}
     for d in one.differences:
         css, words = _WORDS[d.gain]
-        label = f"{_words(d.key)}: {_points(d.interval.mean)} points, {words}"
+        label = f"{in_words(d.key)}: {points(d.interval.mean)} points, {words}"
         row = {
             "key": d.key,
             "interval": d.interval,
@@ -227,7 +227,7 @@ def _reliability(benchmark: Benchmark, colours: Mapping[str, str]) -> dict[str, 
             continue
         bins = reliability(confidence, right)
         error = calibration_error(bins)
-        label = f"{_words(name)}: {len(confidence):,} answers, expected calibration error {_percent(error)} points"
+        label = f"{in_words(name)}: {len(confidence):,} answers, expected calibration error {percent(error)} points"
         plots.append(
             {
                 "name": name,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
@@ -17,10 +13,11 @@ from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
 from mosear.evaluation.report.steering import steering_section
+from mosear.evaluation.report.text import BASELINE, heading, in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
-BASELINE, CANDIDATE = "zero_shot", "tuned"
+CANDIDATE = "tuned"
 CONTROL_NAMES = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
 READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
 
@@ -70,36 +67,10 @@ def write_report(
     absent = [name for name in summaries if name not in predictions]
     if absent:
         raise ValueError(f"systems {absent} have a summary but no prediction rows; pass both.")
-    page = _environment().get_template("page.html.j2")
+    page = template_environment().get_template("page.html.j2")
     html = page.render(_context(title, run_info, summaries, predictions, labels, examples, charts))
     with written_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(words=_words, heading=_heading, percent=_percent, points=_points)
-    return environment
-
-
-def _words(name: str) -> str:
-    return name.replace("_", "-" if name == BASELINE else " ")
-
-
-def _heading(name: str) -> str:
-    words = _words(name)
-    return words[:1].upper() + words[1:]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def _context(
@@ -157,12 +128,10 @@ def _tiles(
         (GAP, "0 = no modality favoured"),
     ):
         if lead[name] is not None:
-            tiles.append(
-                {"name": _heading(name), "value": lead[name], "before": first[name], "key": name, "note": note}
-            )
+            tiles.append({"name": heading(name), "value": lead[name], "before": first[name], "key": name, "note": note})
     tiles.append(
         {
-            "name": f"{_heading(reference)} accuracy",
+            "name": f"{heading(reference)} accuracy",
             "value": lead["subsets"][reference]["accuracy"],
             "before": first["subsets"][reference]["accuracy"] if reference in first["subsets"] else None,
             "key": reference,
@@ -201,12 +170,12 @@ def _verdicts(baseline: str, candidate: str, differences: Mapping[str, Interval]
             continue
         difference = differences[key]
         change = (
-            f"{_points(difference.mean)} points, 95 % interval {_points(difference.low)} to {_points(difference.high)}"
+            f"{points(difference.mean)} points, 95 % interval {points(difference.low)} to {points(difference.high)}"
         )
         verb = {"better": "is better than", "worse": "is worse than"}.get(
             _direction(key, difference)[0], "is not clearly different from"
         )
-        sentences.append(f"{topic}, {_words(candidate)} {verb} {_words(baseline)} ({change}).")
+        sentences.append(f"{topic}, {in_words(candidate)} {verb} {in_words(baseline)} ({change}).")
     unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
     clips = sum(subset["n"] for subset in lead["subsets"].values())
     sentences.append(
@@ -232,15 +201,15 @@ def _bars(
         for name in names:
             if subset in summaries[name]["subsets"]:
                 score = summaries[name]["subsets"][subset]
-                rows.append((_words(name), score["accuracy"], score["interval"], colours[name], False))
+                rows.append((in_words(name), score["accuracy"], score["interval"], colours[name], False))
         for control, values in lead["controls"].items():
             interval = lead["control_intervals"][control][subset]
             rows.append((CONTROL_NAMES[control], values[subset], interval, f"c-{control}", True))
         bars = []
         for name, value, interval, css, hollow in rows:
-            label = f"{_words(subset)}, {name}: {_percent(value)} %"
+            label = f"{in_words(subset)}, {name}: {percent(value)} %"
             if interval is not None:
-                label += f", 95 % interval {_percent(interval[0])} to {_percent(interval[1])}"
+                label += f", 95 % interval {percent(interval[0])} to {percent(interval[1])}"
             plot = svg.accuracy_bar(value, interval, css=css, chance=chance, label=label, hollow=hollow)
             bars.append({"name": name, "value": value, "interval": interval, "plot": plot})
         groups.append({"subset": subset, "n": lead["subsets"][subset]["n"], "bars": bars})
@@ -252,7 +221,7 @@ def _forest(name: str, differences: Mapping[str, Interval]) -> dict[str, Any]:
     rows = []
     for key, difference in differences.items():
         css, words = _direction(key, difference)
-        label = f"{_words(key)}: {_points(difference.mean)} points, {words}"
+        label = f"{in_words(key)}: {points(difference.mean)} points, {words}"
         mark = svg.difference_mark(*difference, limit=limit, css=css, label=label)
         rows.append({"key": key, "interval": difference, "css": css, "words": words, "mark": mark})
     ticks = {0.0: -limit, 0.25: -limit / 2, 0.5: 0.0, 0.75: limit / 2, 1.0: limit}
@@ -266,7 +235,7 @@ def _matrices(
     groups: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         for subset, score in summaries[name]["subsets"].items():
-            label = f"Confusion matrix, {_words(subset)}, {_words(name)}: accuracy {_percent(score['accuracy'])} %"
+            label = f"Confusion matrix, {in_words(subset)}, {in_words(name)}: accuracy {percent(score['accuracy'])} %"
             plot = svg.confusion(score["confusion"], labels, label=label)
             groups.setdefault(subset, []).append({"name": name, "accuracy": score["accuracy"], "plot": plot})
     return [{"subset": subset, "plots": plots} for subset, plots in groups.items()]
@@ -286,7 +255,7 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
     for i, label in enumerate(labels):
         if label in keep and systems:
             shares = [(colours[name], values[i]) for name, values in systems.items()]
-            words = ", ".join(f"{_words(name)} {_percent(values[i])} %" for name, values in systems.items())
+            words = ", ".join(f"{in_words(name)} {percent(values[i])} %" for name, values in systems.items())
             numbers = [values[i] for values in systems.values()]
             plot = svg.paired_bars(shares, label=f"{label}: {words}")
             rows.append({"label": label, "true": label == example.label, "plot": plot, "numbers": numbers})
