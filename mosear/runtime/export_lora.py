@@ -28,6 +28,7 @@ from mosear.experts.config import METHOD
 from mosear.experts.passes import GROUPS
 from mosear.experts.to_lora import FITS, Fit, PlainLora, freeze_experts, observed
 from mosear.runtime.assemble import load_adapter
+from mosear.runtime.devices import chosen_device, device_problems
 from mosear.training.module import EmotionTuner
 from mosear.training.optim import Tuning
 
@@ -88,17 +89,9 @@ class Export:
         ]
         if self.fit not in FITS:
             problems.append(f"fit={self.fit!r} is not one of {', '.join(FITS)}")
-        problems += self._wrong_device() + self._wrong_adapter() + self._wrong_target()
+        problems += device_problems(self.device) + self._wrong_adapter() + self._wrong_target()
         if problems:
             raise ValueError("; ".join(problems) + ".")
-
-    def _wrong_device(self) -> list[str]:
-        kind, _, index = (self.device or "cpu").partition(":")
-        if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-            return [f"device={self.device!r} must be cpu, cuda or cuda:N"]
-        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-            return [f"device={self.device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices"]
-        return []
 
     def _wrong_adapter(self) -> list[str]:
         settings = self.adapter / "adapter_config.json"
@@ -133,7 +126,7 @@ def export_lora(export: Export) -> dict[str, Any]:
     """
     export.check()
     cfg: Any = OmegaConf.load(export.adapter.parent / "config.yaml")
-    device = torch.device(export.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(export.device)
     scorer = Scorer.of(cfg, export, device)
     network = load_adapter(scorer.backbone, export.adapter)
     rows: dict[str, list[PredictionRow]] = {}
