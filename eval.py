@@ -37,12 +37,15 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def adapter_as_path(arguments: list[str]) -> list[str]:
-    """``adapter=DIR`` to ``adapter_path=DIR``; the name of a group option stays."""
+    """``adapter=DIR`` to ``adapter_path=DIR``, ``adapter=DIR,DIR`` of a sweep too; the name of a group option stays."""
     rewritten = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        is_path = os.sep in value or os.path.isdir(value)
-        rewritten.append(f"adapter_path='{value}'" if key == "adapter" and is_path else argument)
+        # A directory whose name holds a comma is one directory.
+        directories = [value] if os.path.isdir(value) else value.split(",")
+        if key == "adapter" and all(os.sep in one or os.path.isdir(one) for one in directories):
+            argument = "adapter_path=" + ",".join(f"'{one}'" for one in directories)
+        rewritten.append(argument)
     return rewritten
 
 

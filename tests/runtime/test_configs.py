@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from eval import adapter_as_path
 from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.runtime.validation import ConfigError, validate
 
@@ -230,3 +231,22 @@ def test_help_explains_groups_without_torch(script):
     assert run.returncode == 0, run.stderr
     for group in ("backbone", "adapter", "steering", "data", "benchmark", "trainer"):
         assert f"{group}:" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("adapter=runs/a/adapter", "adapter_path='runs/a/adapter'"),
+        ("adapter=runs/a/adapter,runs/b/adapter", "adapter_path='runs/a/adapter','runs/b/adapter'"),
+        ("adapter=mosear,lora", "adapter=mosear,lora"),
+        ("seed=1,2", "seed=1,2"),
+    ],
+)
+def test_adapter_of_an_evaluation_is_a_path_or_several(argument, expected):
+    assert adapter_as_path([argument]) == [expected]
+
+
+def test_a_directory_with_a_comma_is_one_directory(tmp_path):
+    directory = tmp_path / "seed=1,rank=4"
+    directory.mkdir()
+    assert adapter_as_path([f"adapter={directory}"]) == [f"adapter_path='{directory}'"]
