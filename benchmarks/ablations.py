@@ -9,9 +9,8 @@ the full recipe.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from benchmarks.results import ROOT, Study
+from benchmarks.results import ROOT, Study, add_study_options
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONE, DATA = "tiny_omni", "synthetic"
@@ -45,10 +44,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(VARIATIONS), choices=list(VARIATIONS), metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
-    parser.add_argument("--only-runs", action="store_true", help="make runs, write no table")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
+    add_study_options(parser)
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips)
     runs = []

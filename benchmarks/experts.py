@@ -20,16 +20,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import math
-import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -38,8 +33,8 @@ import transformers
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.side_by_side import add_options, check_options, peak_bytes, ratios, run_cases, timed
 from mosear.backbones import OmniBackbone, load_backbone
 from mosear.backbones.families import family_of
 from mosear.data.clip import Clip
@@ -257,24 +252,6 @@ def check_equal(case: Case, step: Step, networks: dict[str, nn.Module]) -> None:
     assert numbers["mose"] == numbers["loop"] == numbers["lora"] + gates, numbers
 
 
-def timed(case: Case, step: Step, repeats: int, limit: float, clock: str) -> dict[str, list[float]]:
-    """Seconds per round and way; the ways alternate in rotating order."""
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    synchronise = torch.cuda.synchronize if case.device == "cuda" else lambda: None
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    end = time.perf_counter() + limit
-    for number in range(repeats):
-        if number >= 3 and time.perf_counter() > end:
-            break
-        for way in WAYS[number % 3 :] + WAYS[: number % 3]:
-            synchronise()
-            start = now()
-            step(way)
-            synchronise()
-            seconds[way].append(now() - start)
-    return seconds
-
-
 def saved_bytes(step: Step, way: str, network: nn.Module) -> int:
     """What autograd keeps between forward and backward, weights not counted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -289,35 +266,22 @@ def saved_bytes(step: Step, way: str, network: nn.Module) -> int:
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
-def peak_bytes(case: Case, step: Step, way: str) -> int:
-    """Highest sum of live allocations in a step, above what lives before it."""
-    if case.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(way)
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step(way)
-    changes = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(itertools.accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
-
-
-def compare(case: Case, repeats: int, limit: float, clock: str) -> dict[str, Any]:
+def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Every measurement of a case."""
     step, networks = {"layer": layer_ways, "decoder": decoder_ways, "step": step_ways}[case.part](case)
     check_equal(case, step, networks)
     step("lora")
-    seconds = timed(case, step, repeats, limit, clock)
-    ratios = {way: [own / lora for own, lora in zip(seconds[way], seconds["lora"], strict=True)] for way in WAYS[1:]}
+    seconds = timed(WAYS, step, args.repeats, args)
+    relative = ratios(seconds, "lora")
     return {
         "case": asdict(case),
         "title": case.title,
         "n": len(seconds["lora"]),
         "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": {way: statistics.median(values) for way, values in ratios.items()},
-        "time_quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in ratios.items()},
+        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
+        "time_quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in relative.items()},
         "saved_mib": {way: saved_bytes(step, way, networks[way]) / 2**20 for way in WAYS},
-        "peak_mib": {way: peak_bytes(case, step, way) / 2**20 for way in WAYS},
+        "peak_mib": {way: peak_bytes(case.device, step, way) / 2**20 for way in WAYS},
     }
 
 
@@ -365,36 +329,19 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dtypes", nargs="+", choices=["float32", "bfloat16", "mixed"], default=["float32", "bfloat16"]
     )
     parser.add_argument("--clips", type=int, default=32, help="of a training step")
-    parser.add_argument("--repeats", type=int, default=20, help="rounds per case")
-    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which a case stops (>= 3 rounds)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: ignores other jobs; 1 thread")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, default=None, help="also write everything that was measured here")
+    add_options(parser)
     parser.add_argument("--quick", action="store_true", help="other defaults: small cases, few rounds")
     if parser.parse_args(argv).quick:
         parser.set_defaults(**QUICK)
     args = parser.parse_args(argv)
-    if args.repeats < 3:
-        parser.error(f"--repeats={args.repeats}: medians and quartiles need 3 rounds or more.")
-    if args.clock == "cpu" and (args.threads != 1 or args.device != "cpu"):
-        parser.error("--clock=cpu adds up the threads and does not see a GPU: use it with --threads=1 --device=cpu.")
+    check_options(parser, args)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     args = parsed(argv)
-    torch.set_num_threads(args.threads)
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    versions |= {"python": platform.python_version(), "threads": torch.get_num_threads()}
-    print(HEAD, flush=True)
-    found = []
-    for case in cases(args):
-        found.append(compare(case, args.repeats, args.limit, args.clock))
-        print(row(found[-1]), flush=True)
-        if args.json is not None:  # after each case: a run may take hours
-            args.json.write_text(json.dumps({"versions": versions, "cases": found}, indent=1), encoding="utf-8")
+    run_cases(args, cases(args), lambda case: compare(case, args), row, HEAD, (torch, transformers, peft))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -74,9 +75,11 @@ class Study:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            claim.open("x").close()
+            with claim.open("x", encoding="utf-8") as file:
+                file.write(f"process {os.getpid()} on {platform.node()}")
         except FileExistsError:
-            print(f"== {target} is being made by another call (if not, delete {claim})", flush=True)
+            owner = claim.read_text(encoding="utf-8")
+            print(f"== {target} is being made by {owner or 'another call'} (if it is not, delete {claim})", flush=True)
             return target
         try:
             print(f"== {target}", flush=True)
@@ -102,16 +105,21 @@ def write_tables(study: Study, args: argparse.Namespace) -> None:
             print(text)
 
 
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """Which seeds on how many clips, and where runs live."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
+    parser.add_argument("--only-runs", action="store_true", help="make runs, write no tables")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
-    parser.add_argument("--only-runs", action="store_true", help="make runs, write no tables")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
+    add_study_options(parser)
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips)
     for backbone in dict.fromkeys([*args.backbones, CONTROL]):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.results import BACKBONES, CONTROL, ROOT, Study
+from benchmarks.results import BACKBONES, CONTROL, ROOT, Study, add_study_options
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 POLICIES = {"ar": [], "chase": [], "chase_heads": ["--detector", "heads"], "chase_oracle": []}
@@ -91,10 +91,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--adapters", nargs="*", default=[], help="recipes whose adapters (natural clips) are steered")
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the adapters")
-    parser.add_argument("--test-clips", type=int, default=3000, help="per test subset")
-    parser.add_argument("--only-runs", action="store_true", help="make runs, write no tables")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "results")
+    add_study_options(parser)
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips)
     for backbone in args.backbones:

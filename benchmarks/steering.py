@@ -23,16 +23,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import math
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +36,7 @@ import transformers
 from torch import Tensor
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import eager_attention_forward
 
-from benchmarks.experts import peak_bytes
+from benchmarks.side_by_side import add_options, check_options, peak_bytes, ratios, run_cases, timed
 from mosear.backbones.families import family_of
 from mosear.experts import sequence_state
 from mosear.roles import TokenRole
@@ -266,26 +261,6 @@ def check_equal(case: Case, runs: Runs) -> None:
         assert found[way][:, : -case.tail].equal(plain[:, : -case.tail]), "rows of media are the kernel's own"
 
 
-def timed(case: Case, runs: Runs, rounds: int, limit: float, clock: str) -> dict[str, list[float]]:
-    """Seconds per round and way; the ways alternate in rotating order."""
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    synchronise = torch.cuda.synchronize if case.device == "cuda" else lambda: None
-    seconds: dict[str, list[float]] = {way: [] for way in case.ways}
-    end = time.perf_counter() + limit
-    for number in range(rounds):
-        if number >= 3 and time.perf_counter() > end:
-            break
-        runs.rewind(number)
-        turn = number % len(case.ways)
-        for way in case.ways[turn:] + case.ways[:turn]:
-            synchronise()
-            start = now()
-            runs.step(way)
-            synchronise()
-            seconds[way].append(now() - start)
-    return seconds
-
-
 def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
     """Where 95 % of the medians of resampled values lie."""
     own = torch.tensor(values, dtype=torch.float64)
@@ -295,24 +270,22 @@ def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def compare(case: Case, repeats: int, limit: float, clock: str) -> dict[str, Any]:
+def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Every measurement of a case."""
     with {"attention": attention_runs, "model": model_runs}[case.part](case) as runs:
         check_equal(case, runs)
-        rounds = repeats if case.phase == "prefill" else repeats * DECODED
-        seconds = timed(case, runs, rounds, limit, clock)
+        rounds = args.repeats if case.phase == "prefill" else args.repeats * DECODED
+        seconds = timed(case.ways, runs.step, rounds, args, before_round=runs.rewind)
         runs.rewind(0)
-        peaks = {way: peak_bytes(case, runs.step, way) for way in case.ways}
-    ratios = {
-        way: [own / base for own, base in zip(seconds[way], seconds["sdpa"], strict=True)] for way in case.ways[1:]
-    }
+        peaks = {way: peak_bytes(case.device, runs.step, way) for way in case.ways}
+    relative = ratios(seconds, "sdpa")
     eager = peaks.get("eager", case.matrix_bytes)
     return {
         "case": asdict(case),
         "n": len(seconds["sdpa"]),
         "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": {way: statistics.median(values) for way, values in ratios.items()},
-        "time_interval": {way: interval(values) for way, values in ratios.items()},
+        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
+        "time_interval": {way: interval(values) for way, values in relative.items()},
         "peak_mib": {way: peak / 2**20 for way, peak in peaks.items()},
         "extra_mib": {way: max(0, peaks[way] - peaks["sdpa"]) / 2**20 for way in STEERED},
         "extra_to_eager": {way: max(0, peaks[way] - peaks["sdpa"]) / eager for way in STEERED},
@@ -364,35 +337,18 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, default in (("--width", 3584), ("--mlp", 18944)):
         parser.add_argument(name, type=int, default=default, help="of the model's hidden states and MLPs")
     parser.add_argument("--eager-gib", type=float, default=1.0, help="leave eager out where its matrices are larger")
-    parser.add_argument("--repeats", type=int, default=20, help=f"rounds per case; one decodes {DECODED} tokens")
-    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which a case stops (>= 3 rounds)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: ignores other jobs; 1 thread")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, default=None, help="also write everything that was measured here")
+    add_options(parser, rounds=f"rounds per case; one decodes {DECODED} tokens")
     args = parser.parse_args(argv)
-    if args.repeats < 3:
-        parser.error(f"--repeats={args.repeats}: medians need 3 rounds or more.")
     if args.tail < 1 or 4 * args.tail > min(args.tokens):
         parser.error(f"--tail={args.tail} must be 1 or more, and a quarter of --tokens={min(args.tokens)} at most.")
-    if args.clock == "cpu" and (args.threads != 1 or args.device != "cpu"):
-        parser.error("--clock=cpu adds up the threads and does not see a GPU: use it with --threads=1 --device=cpu.")
+    check_options(parser, args)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     args = parsed(argv)
-    torch.set_num_threads(args.threads)
-    versions = {module.__name__: module.__version__ for module in (torch, transformers)}
-    versions |= {"python": platform.python_version(), "threads": torch.get_num_threads()}
-    print(HEAD, flush=True)
-    found = []
-    for case in cases(args):
-        found.append(compare(case, args.repeats, args.limit, args.clock))
-        print(row(found[-1]), flush=True)
-        if args.json is not None:  # after each case: a run may take long
-            args.json.write_text(json.dumps({"versions": versions, "cases": found}, indent=1), encoding="utf-8")
+    run_cases(args, cases(args), lambda case: compare(case, args), row, HEAD, (torch, transformers))
 
 
 if __name__ == "__main__":
