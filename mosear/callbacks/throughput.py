@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -37,26 +37,61 @@ def media_seconds(media: MediaBatch) -> float:
     return video + sum(frames) / MEL_FRAMES_PER_SECOND
 
 
+@dataclass
+class Tally:
+    """What went through, and how long it took.
+
+    Attributes:
+        clips: of all processes.
+        tokens: padding included.
+        media: seconds of video plus seconds of sound.
+        waited: seconds for data.
+        seconds: in all.
+    """
+
+    clips: int = 0
+    tokens: int = 0
+    media: float = 0.0
+    waited: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, batch: Any, processes: int) -> None:
+        """One batch; all processes take equal shares."""
+        self.clips += len(batch) * processes
+        if batch.data is not None:
+            self.tokens += batch.data.attention_mask.numel() * processes
+            self.media += media_seconds(batch.data.media) * processes
+
+    def rates(self) -> dict[str, float]:
+        """Per second, the share of waiting, and this process's peak memory."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "clips_per_second": round(self.clips / seconds, 2),
+            "tokens_per_second": round(self.tokens / seconds, 1),
+            "media_seconds_per_second": round(self.media / seconds, 2),
+            "data_wait_share": round(self.waited / seconds, 3),
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+        }
+
+
 class Throughput(Callback):
     """Logs rates over the time since training began, interruptions left out, and keeps totals.
 
     ``train/clips_per_second``, ``train/tokens_per_second`` (padding included: it costs as much),
     ``train/media_seconds_per_second`` (video and sound both count), ``train/data_wait_share`` (the share of time that
     steps waited for data) and ``train/peak_memory_gb``. With several processes, totals are this process's times their
-    number: all take equal shares.
+    number: all take equal shares. A test is counted likewise, for the run's summary.
 
     Args:
         report_every: seconds between two lines with the time that is left, in ``run.log`` and on the terminal (for
             where no progress bar is seen).
     """
 
-    COUNTS = ("clips", "tokens", "media")
-
     def __init__(self, report_every: float = 60.0) -> None:
         if not report_every > 0:
             raise ValueError(f"report_every={report_every} must be positive.")
         self.report_every = report_every
-        self.clips, self.tokens, self.media, self.waited, self.seconds = 0, 0, 0.0, 0.0, 0.0
+        self.trained, self.tested = Tally(), Tally()
         self._batch_end = self._reported = 0.0
         self._first: tuple[int, float] = (0, 0.0)
 
@@ -71,20 +106,14 @@ class Throughput(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Data have arrived."""
-        self.waited += time.perf_counter() - self._batch_end
+        self.trained.waited += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A step is done."""
-        now = time.perf_counter()
-        self.seconds += now - self._batch_end
-        self._batch_end = now
-        self.clips += len(batch) * trainer.world_size
-        if batch.data is not None:
-            self.tokens += batch.data.attention_mask.numel() * trainer.world_size
-            self.media += media_seconds(batch.data.media) * trainer.world_size
-        for name, value in self.totals().items():
+        now = self._count(self.trained, trainer, batch)
+        for name, value in self.trained.rates().items():
             pl_module.log(f"train/{name}", value, batch_size=1)
         if now - self._reported >= self.report_every:
             self._reported = now
@@ -94,13 +123,43 @@ class Throughput(Callback):
         """Validation is not training time."""
         self._batch_end = time.perf_counter()
 
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A test counts on its own, its first wait for the workers included."""
+        self.tested = Tally()
+        self._batch_end = time.perf_counter()
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Data have arrived."""
+        self.tested.waited += time.perf_counter() - self._batch_end
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A batch is answered."""
+        self._count(self.tested, trainer, batch)
+
+    def _count(self, tally: Tally, trainer: Trainer, batch: Any) -> float:
+        now = time.perf_counter()
+        tally.seconds += now - self._batch_end
+        tally.add(batch, trainer.world_size)
+        self._batch_end = now
+        return now
+
     def _report(self, trainer: Trainer, now: float) -> None:
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
         first, start = self._first
         if not trainer.is_global_zero or step == first:
             return
         left = (now - start) / (step - first) * (total - step)
-        rates = self.totals()
+        rates = self.trained.rates()
         log.info(
             "Step %d of %d, about %s left: %.1f clips/s, %.0f tokens/s, %.0f %% of the time waiting for data, %.1f GB",
             step,
@@ -112,28 +171,13 @@ class Throughput(Callback):
             rates["peak_memory_gb"],
         )
 
-    def totals(self) -> dict[str, float]:
-        """Rates per second of training, share of waiting, and peak memory."""
-        seconds = max(self.seconds, 1e-9)
-        return {
-            "clips_per_second": round(self.clips / seconds, 2),
-            "tokens_per_second": round(self.tokens / seconds, 1),
-            "media_seconds_per_second": round(self.media / seconds, 2),
-            "data_wait_share": round(self.waited / seconds, 3),
-            "peak_memory_gb": round(peak_memory_gb(), 2),
-        }
-
     def state_dict(self) -> dict[str, float]:
-        """Totals so far: a resumed run goes on counting."""
-        return {name: getattr(self, name) for name in self._kept()}
+        """Totals of training so far: a resumed run goes on counting."""
+        return asdict(self.trained)
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Restore the totals."""
-        for name in self._kept():
-            setattr(self, name, state_dict[name])
-
-    def _kept(self) -> Iterable[str]:
-        return (*self.COUNTS, "waited", "seconds")
+        self.trained = Tally(**state_dict)  # type: ignore[arg-type]
 
 
 def duration(seconds: float) -> str:

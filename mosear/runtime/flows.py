@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
@@ -72,7 +72,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         "steps": parts.trainer.global_step,
         "tuning_seconds": round(tuning_seconds, 1),
         "total_seconds": round(time.perf_counter() - start, 1),
-        **_throughput(parts),
+        **_rates(parts, "trained"),
         "versions": build.versions(),
     }
     return publish(parts, rows, info, _learning_curve(parts))
@@ -99,7 +99,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "backbone": cfg.backbone.name,
         "adapter": cfg.adapter_path or "none",
         "total_seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_gb": round(peak_memory_gb(), 2),
+        **_rates(parts, "tested"),
         "versions": build.versions(),
     }
     return publish(parts, rows, info)
@@ -138,9 +138,9 @@ def use_saved_adapter(parts: build.Assembly, network: PeftModel) -> None:
                 set_peft_model_state_dict(network, load_peft_weights(str(callback.directory), device="cpu"))
 
 
-def _throughput(parts: build.Assembly) -> dict[str, float]:
-    found = [callback for callback in parts.callbacks if isinstance(callback, Throughput)]
-    return found[0].totals() if found else {"peak_memory_gb": round(peak_memory_gb(), 2)}
+def _rates(parts: build.Assembly, phase: Literal["trained", "tested"]) -> dict[str, float]:
+    found = [getattr(callback, phase) for callback in parts.callbacks if isinstance(callback, Throughput)]
+    return found[0].rates() if found else {"peak_memory_gb": round(peak_memory_gb(), 2)}
 
 
 def _learning_curve(parts: build.Assembly) -> list[LineChart]:

@@ -68,6 +68,9 @@ class ToyTuner(LightningModule):
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         self.log("val/loss", self.training_step(batch, batch_idx), batch_size=1)
 
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=0.1)
 
