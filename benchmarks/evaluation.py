@@ -1,0 +1,207 @@
+"""Answers by label scoring beside answers by generation, and who waits for data: ``python -m benchmarks.evaluation``.
+
+``answers``: the embedded backbone answers synthetic test clips in two ways, batch by batch in turns, media encoded
+beforehand for both:
+
+* score: ``mosear.evaluation.scoring``, one pass over the prompt and one over all candidate labels;
+* generate: ``mosear.evaluation.generation``, greedy; a test says that it writes what ``model.generate`` writes.
+
+Generation stops at the end token (the answer is one word) or writes ``--written`` tokens, as answers in JSON or with a
+reason do; scoring has one cost. Accuracy stands beside time; ratios are medians over batches.
+
+``waiting``: ``Trainer.test`` over the same clips with the feature cache off, cold and warm, and the share of the time
+that the model waited for data, the start of the worker processes included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+
+from benchmarks.side_by_side import add_options, check_options, ratios, run_cases, timed
+from mosear.callbacks import Throughput
+from mosear.data.sample import OmniBatch
+from mosear.evaluation.generation import generate_ids
+from mosear.evaluation.parsing import parse_answer
+from mosear.evaluation.scoring import label_log_probs
+from mosear.runtime.assemble import Assembly, assemble, build_tuner
+from mosear.runtime.distributed import register_resolvers
+from mosear.training.module import EmotionTuner, gold_label
+
+CONF = Path(__file__).parents[1] / "conf"
+PARTS = ("answers", "waiting")
+WAYS = ("score", "generate")
+CACHES = ("off", "cold", "warm")
+NEVER = -1
+"""An end token that no model writes."""
+
+
+def assembled(args: argparse.Namespace, run_dir: Path, *overrides: str) -> Assembly:
+    """What ``eval.py`` would run."""
+    register_resolvers()
+    options = [
+        f"run_dir={run_dir}", f"data_dir={args.data_dir.resolve()}", f"backbone={args.backbone}", "callbacks=none",
+        "answering.readings=false", f"data.num_workers={args.workers}", f"data.eval_batch_size={args.batch}",
+        f"trainer.limit_test_batches={args.batches}", "+trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    if args.prepared:
+        options.append("data.prepare=null")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return assemble(compose("eval", overrides=[*options, *overrides]))
+
+
+def encoded_batches(parts: Assembly, tuner: EmotionTuner, number: int) -> Iterator[OmniBatch]:
+    """The first batches of the test, media encoded."""
+    for index, batch in enumerate(parts.data.test_dataloader()):
+        if index == number:
+            return
+        yield replace(batch.data, media=parts.backbone.encode(batch.data.media))
+
+
+class Answerer:
+    """Two ways to answer a batch.
+
+    Args:
+        tuner: backbone and prompt.
+        written: tokens that generation must write; 0 = until the end token.
+    """
+
+    def __init__(self, tuner: EmotionTuner, written: int) -> None:
+        self.tuner, self.labels = tuner, tuner.prompt.labels
+        self.tokenizer = tuner.backbone.processor.tokenizer
+        self.options = {
+            "max_new_tokens": written or tuner.answering.max_new_tokens,
+            "end_id": NEVER if written else self.tokenizer.eos_token_id,
+            "pad_id": self.tokenizer.pad_token_id,
+        }
+
+    @torch.no_grad()
+    def score(self, batch: OmniBatch) -> list[str | None]:
+        """The most likely label of each clip."""
+        best = label_log_probs(self.tuner.backbone, batch, self.tuner.trie).argmax(-1)
+        return [self.labels[index] for index in best.tolist()]
+
+    def generate(self, batch: OmniBatch) -> list[str | None]:
+        """The label that was written for each clip, or None."""
+        ids = generate_ids(self.tuner.backbone, batch, **self.options)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [parse_answer(text, self.labels).label for text in texts]
+
+
+def answers(args: argparse.Namespace, written: int) -> dict[str, Any]:
+    """Times and accuracies of both ways."""
+    with TemporaryDirectory() as run_dir:
+        parts = assembled(args, Path(run_dir))
+        tuner = build_tuner(parts, parts.backbone.model, "zero_shot")
+        tuner.eval()
+        batches = list(encoded_batches(parts, tuner, args.batches))
+    answerer = Answerer(tuner, written)
+    found: dict[str, list[str | None]] = {way: [] for way in WAYS}
+    truth = [gold_label(clip) for batch in batches for clip in batch.clips]
+    for way in WAYS:  # untimed: the warm-up, and what they answer
+        for batch in batches:
+            found[way] += getattr(answerer, way)(batch)
+    current: list[OmniBatch] = []
+
+    def choose(number: int) -> None:
+        current[:] = [batches[number % len(batches)]]
+
+    seconds = timed(WAYS, lambda way: getattr(answerer, way)(current[0]), args.repeats, args, before_round=choose)
+    same = sum(one == other for one, other in zip(found["score"], found["generate"], strict=True))
+    relative = ratios(seconds, "score")["generate"]
+    return {
+        "written": written,
+        "clips": len(truth),
+        "n": len(relative),
+        "accuracy": {way: sum(a == b for a, b in zip(found[way], truth, strict=True)) / len(truth) for way in WAYS},
+        "unread": found["generate"].count(None),
+        "agreement": same / len(truth),
+        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
+        "time_ratio": statistics.median(relative),
+        "time_quartiles": statistics.quantiles(relative, n=4)[::2],
+    }
+
+
+def answers_row(found: dict[str, Any]) -> str:
+    """One line of the table."""
+    low, high = found["time_quartiles"]
+    cells = [
+        str(found["written"] or "until the end token"),
+        f"{found['clips']:,}",
+        str(found["n"]),
+        *(f"{100 * found['accuracy'][way]:.1f} %" for way in WAYS),
+        str(found["unread"]),
+        f"{100 * found['agreement']:.1f} %",
+        f"{found['time_ratio']:.2f} ({low:.2f}-{high:.2f})",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+ANSWERS_HEAD = (
+    "| tokens written | clips | n | accuracy, score | accuracy, generate | not read | same answer "
+    "| time, generate / score |\n|---|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def waiting(args: argparse.Namespace, cache: str, directory: Path) -> dict[str, Any]:
+    """Rates of a test; the cold one fills the directory, the warm one reads it."""
+    where = "null" if cache == "off" else str(directory)
+    with TemporaryDirectory() as run_dir:
+        parts = assembled(args, Path(run_dir), f"data.cache_dir={where}")
+        throughput = Throughput()
+        parts.trainer.callbacks.append(throughput)  # type: ignore[attr-defined]
+        parts.trainer.test(build_tuner(parts, parts.backbone.model, "zero_shot"), datamodule=parts.data, verbose=False)
+    return {"cache": cache, "clips": throughput.tested.clips, **throughput.tested.rates()}
+
+
+def waiting_row(found: dict[str, Any]) -> str:
+    """One line of the table."""
+    rates = f"{found['clips_per_second']:.1f} | {100 * found['data_wait_share']:.1f} %"
+    return f"| {found['cache']} | {found['clips']:,} | {rates} |"
+
+
+WAITING_HEAD = "| feature cache | clips | clips / s | waited for data |\n|---|---:|---:|---:|"
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--backbone", default="tiny_omni", help="as in conf/backbone")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")
+    parser.add_argument("--prepared", action="store_true", help="take the corpus there as it is")
+    parser.add_argument("--written", nargs="+", type=int, default=[0, 8, 32], help="tokens; 0: until the end token")
+    parser.add_argument("--batch", type=int, default=50, help="clips")
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+    add_options(parser, rounds="timed batches of each way")
+    args = parser.parse_args(argv)
+    check_options(parser, args)
+    if min(args.batch, args.batches) < 1 or min(args.written) < 0:
+        parser.error("--batch and --batches must be at least 1, --written at least 0.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what the command line asks for."""
+    args = parsed(argv)
+    libraries = (torch, transformers)
+    if "answers" in args.parts:
+        run_cases(args, args.written, lambda tokens: answers(args, tokens), answers_row, ANSWERS_HEAD, libraries)
+    if "waiting" in args.parts:
+        with TemporaryDirectory() as cache:
+            directory = Path(cache)
+            run_cases(args, CACHES, lambda name: waiting(args, name, directory), waiting_row, WAITING_HEAD, libraries)
+
+
+if __name__ == "__main__":
+    main()
