@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Name another interpreter: make env PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install -c constraints.txt -e '.[dev,quant,deepspeed]'
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --compile-bytecode -c constraints.txt -e '.[dev,quant,deepspeed]'
 	@touch $@
 
 train: env ## tune and test the embedded backbone, write a report (ARGS="key=value ..." overrides)

@@ -128,28 +128,15 @@ def build_processor(audio_window: int = AUDIO_WINDOW) -> Qwen2_5OmniProcessor:
     """The real processor with published settings and a small tokenizer."""
     from transformers import Qwen2_5OmniProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
 
-    tokenizer = train_tokenizer(tokenizer_texts())
-    swallow_newline(tokenizer)
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=PIXELS),
         video_processor=Qwen2VLVideoProcessor(size=PIXELS, cap_pixels_per_frame=False),
         feature_extractor=WhisperFeatureExtractor(
             feature_size=128, sampling_rate=16000, chunk_length=audio_window, return_attention_mask=True
         ),
-        tokenizer=tokenizer,
+        tokenizer=train_tokenizer(tokenizer_texts()),
         chat_template=with_system(CHAT_TEMPLATE),
     )
-
-
-def swallow_newline(tokenizer: Any) -> None:
-    """Let the end token take the newline behind it.
-
-    Both peers also train on the newline that follows an answer's end token, we do not. So that all systems have the
-    same labels, and their losses can be compared, there is no such token here.
-    """
-    from tokenizers import AddedToken
-
-    tokenizer.add_tokens([AddedToken(tokenizer.eos_token, rstrip=True, normalized=False, special=True)], special_tokens=True)
 
 
 def with_system(template: str) -> str:

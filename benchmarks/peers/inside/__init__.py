@@ -1,0 +1,1 @@
+"""What runs inside a measured process. The scripts of the peers import nothing of mosear: it is not installed there."""
