@@ -1,10 +1,10 @@
 """Answers by label scoring beside answers by generation, and who waits for data: ``python -m benchmarks.evaluation``.
 
-``answers``: the embedded backbone answers synthetic test clips in two ways, batch by batch in turns, media encoded
-beforehand for both:
+``answers``: the embedded backbone answers synthetic test clips in three ways, batch by batch in rotating order:
 
 * score: ``mosear.evaluation.scoring``, one pass over the prompt and one over all candidate labels;
-* generate: ``mosear.evaluation.generation``, greedy; a test says that it writes what ``model.generate`` writes.
+* generate: ``mosear.evaluation.generation``, greedy, with the same encoded media (as from the feature cache);
+* transformers: ``model.generate(do_sample=False)`` on processed media, which it encodes itself.
 
 Generation stops at the end token (the answer is one word) or writes ``--written`` tokens, as answers in JSON or with a
 reason do; scoring has one cost. Accuracy stands beside time; ratios are medians over batches.
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import transformers
 from hydra import compose, initialize_config_dir
+from torch import Tensor
 
 from benchmarks.side_by_side import add_options, check_options, ratios, run_cases, timed
 from mosear.callbacks import Throughput
@@ -39,10 +40,8 @@ from mosear.training.module import EmotionTuner, gold_label
 
 CONF = Path(__file__).parents[1] / "conf"
 PARTS = ("answers", "waiting")
-WAYS = ("score", "generate")
+WAYS = ("score", "generate", "transformers")
 CACHES = ("off", "cold", "warm")
-NEVER = -1
-"""An end token that no model writes."""
 
 
 def assembled(args: argparse.Namespace, run_dir: Path, *overrides: str) -> Assembly:
@@ -59,16 +58,20 @@ def assembled(args: argparse.Namespace, run_dir: Path, *overrides: str) -> Assem
         return assemble(compose("eval", overrides=[*options, *overrides]))
 
 
-def encoded_batches(parts: Assembly, tuner: EmotionTuner, number: int) -> Iterator[OmniBatch]:
-    """The first batches of the test, media encoded."""
+Both = tuple[OmniBatch, OmniBatch]
+"""A batch with processed media, and with encoded media."""
+
+
+def both_kinds(parts: Assembly, number: int) -> Iterator[Both]:
+    """The first batches of the test."""
     for index, batch in enumerate(parts.data.test_dataloader()):
         if index == number:
             return
-        yield replace(batch.data, media=parts.backbone.encode(batch.data.media))
+        yield batch.data, replace(batch.data, media=parts.backbone.encode(batch.data.media))
 
 
 class Answerer:
-    """Two ways to answer a batch.
+    """Three ways to answer a batch.
 
     Args:
         tuner: backbone and prompt.
@@ -78,77 +81,90 @@ class Answerer:
     def __init__(self, tuner: EmotionTuner, written: int) -> None:
         self.tuner, self.labels = tuner, tuner.prompt.labels
         self.tokenizer = tuner.backbone.processor.tokenizer
-        self.options = {
-            "max_new_tokens": written or tuner.answering.max_new_tokens,
-            "end_id": NEVER if written else self.tokenizer.eos_token_id,
-            "pad_id": self.tokenizer.pad_token_id,
-        }
+        self.tokens = written or tuner.answering.max_new_tokens
+        # A token that is never written keeps both at it; what comes after the true end token is cut off.
+        self.end_id = len(self.tokenizer) - 1 if written else self.tokenizer.eos_token_id
 
     @torch.no_grad()
-    def score(self, batch: OmniBatch) -> list[str | None]:
+    def score(self, both: Both) -> list[str | None]:
         """The most likely label of each clip."""
-        best = label_log_probs(self.tuner.backbone, batch, self.tuner.trie).argmax(-1)
+        best = label_log_probs(self.tuner.backbone, both[1], self.tuner.trie).argmax(-1)
         return [self.labels[index] for index in best.tolist()]
 
-    def generate(self, batch: OmniBatch) -> list[str | None]:
+    def generate(self, both: Both) -> list[str | None]:
         """The label that was written for each clip, or None."""
-        ids = generate_ids(self.tuner.backbone, batch, **self.options)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        pad_id = self.tokenizer.pad_token_id
+        options = {"max_new_tokens": self.tokens, "end_id": self.end_id, "pad_id": pad_id}
+        return self._read(generate_ids(self.tuner.backbone, both[1], **options))
+
+    def transformers(self, both: Both) -> list[str | None]:
+        """The same, by the library."""
+        inputs = both[0].model_inputs()
+        options = {"eos_token_id": self.end_id, "pad_token_id": self.tokenizer.pad_token_id, "do_sample": False}
+        ids = self.tuner.backbone.model.generate(**inputs, max_new_tokens=self.tokens, **options)
+        return self._read(ids[:, inputs["input_ids"].shape[1] :])
+
+    def _read(self, ids: Tensor) -> list[str | None]:
+        ended = (ids == self.tokenizer.eos_token_id).cumsum(dim=1) > 0
+        texts = self.tokenizer.batch_decode(
+            ids.masked_fill(ended, self.tokenizer.pad_token_id), skip_special_tokens=True
+        )
         return [parse_answer(text, self.labels).label for text in texts]
 
 
 def answers(args: argparse.Namespace, written: int) -> dict[str, Any]:
     """Times and accuracies of both ways."""
     with TemporaryDirectory() as run_dir:
-        parts = assembled(args, Path(run_dir))
+        parts = assembled(args, Path(run_dir), "data.cache_dir=null")
         tuner = build_tuner(parts, parts.backbone.model, "zero_shot")
         tuner.eval()
-        batches = list(encoded_batches(parts, tuner, args.batches))
+        batches = list(both_kinds(parts, args.batches))
     answerer = Answerer(tuner, written)
     found: dict[str, list[str | None]] = {way: [] for way in WAYS}
-    truth = [gold_label(clip) for batch in batches for clip in batch.clips]
+    truth = [gold_label(clip) for raw, _ in batches for clip in raw.clips]
     for way in WAYS:  # untimed: the warm-up, and what they answer
         for batch in batches:
             found[way] += getattr(answerer, way)(batch)
-    current: list[OmniBatch] = []
+    current: list[Both] = []
 
     def choose(number: int) -> None:
         current[:] = [batches[number % len(batches)]]
 
     seconds = timed(WAYS, lambda way: getattr(answerer, way)(current[0]), args.repeats, args, before_round=choose)
     same = sum(one == other for one, other in zip(found["score"], found["generate"], strict=True))
-    relative = ratios(seconds, "score")["generate"]
+    relative = ratios(seconds, "score")
     return {
         "written": written,
         "clips": len(truth),
-        "n": len(relative),
+        "n": len(seconds["score"]),
         "accuracy": {way: sum(a == b for a, b in zip(found[way], truth, strict=True)) / len(truth) for way in WAYS},
         "unread": found["generate"].count(None),
         "agreement": same / len(truth),
         "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": statistics.median(relative),
-        "time_quartiles": statistics.quantiles(relative, n=4)[::2],
+        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
+        "time_quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in relative.items()},
     }
 
 
 def answers_row(found: dict[str, Any]) -> str:
     """One line of the table."""
-    low, high = found["time_quartiles"]
     cells = [
         str(found["written"] or "until the end token"),
         f"{found['clips']:,}",
         str(found["n"]),
-        *(f"{100 * found['accuracy'][way]:.1f} %" for way in WAYS),
+        *(f"{100 * found['accuracy'][way]:.1f} %" for way in WAYS[:2]),
         str(found["unread"]),
         f"{100 * found['agreement']:.1f} %",
-        f"{found['time_ratio']:.2f} ({low:.2f}-{high:.2f})",
     ]
+    for way in WAYS[1:]:
+        low, high = found["time_quartiles"][way]
+        cells.append(f"{found['time_ratio'][way]:.2f} ({low:.2f}-{high:.2f})")
     return f"| {' | '.join(cells)} |"
 
 
 ANSWERS_HEAD = (
     "| tokens written | clips | n | accuracy, score | accuracy, generate | not read | same answer "
-    "| time, generate / score |\n|---|---:|---:|---:|---:|---:|---:|---:|"
+    "| time, generate / score | time, transformers / score |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 

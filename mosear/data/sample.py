@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mosear.backbones.media import AudioInput, EncodedAudio, EncodedVideo, MediaBatch, VideoInput
 from mosear.data.media_processor import audio_token_count
@@ -78,6 +79,29 @@ class OmniBatch:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What transformers' own ``forward`` and ``generate`` take; media must not be encoded yet.
+
+        Raises:
+            ValueError: if they are.
+        """
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        videos = [video for video in self.media.videos if isinstance(video, VideoInput)]
+        mels = [audio.mel for audio in self.media.audios if isinstance(audio, AudioInput)]
+        if len(videos) < len(self.media.videos) or len(mels) < len(self.media.audios):
+            raise ValueError("These media are encoded already (a batch from the cache): transformers encodes its own.")
+        if videos:
+            inputs["pixel_values_videos"] = torch.cat([video.pixels for video in videos])
+            inputs["video_grid_thw"] = torch.stack([video.grid for video in videos])
+            inputs["video_second_per_grid"] = torch.tensor([video.seconds_per_grid for video in videos])
+        if mels:
+            longest = max(mel.shape[1] for mel in mels)
+            pads = [longest - mel.shape[1] for mel in mels]
+            inputs["input_features"] = torch.stack([F.pad(mel, (0, pad)) for mel, pad in zip(mels, pads, strict=True)])
+            ends = torch.tensor([longest - pad for pad in pads], device=self.input_ids.device)
+            inputs["feature_attention_mask"] = (torch.arange(longest, device=ends.device) < ends[:, None]).long()
+        return inputs
 
     def hidden_keys(self, *modalities: str) -> Tensor:
         """``[B, L]`` True on tokens that carry one of ``visual``, ``audio`` or ``text`` (the transcript)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from mosear.backbones.backbone import OmniBackbone
 from mosear.data.sample import OmniBatch
 from mosear.evaluation.generation import generate_ids, generate_text
-from tests.helpers.omni_samples import fresh, make_batch, raw_inputs
+from tests.helpers.omni_samples import fresh, make_batch
 
 STEPS = 6
 
@@ -21,7 +21,7 @@ def backbone(request: pytest.FixtureRequest) -> OmniBackbone:
 
 def reference(backbone: OmniBackbone, batch: OmniBatch, end_id: int, pad_id: int) -> Tensor:
     sequences = backbone.model.generate(
-        **raw_inputs(batch), do_sample=False, max_new_tokens=STEPS, eos_token_id=end_id, pad_token_id=pad_id
+        **batch.model_inputs(), do_sample=False, max_new_tokens=STEPS, eos_token_id=end_id, pad_token_id=pad_id
     )
     return sequences[:, batch.input_ids.shape[1] :]
 
@@ -46,6 +46,12 @@ def test_encoded_media_give_the_same_ids(backbone: OmniBackbone) -> None:
     options = {"max_new_tokens": STEPS, "end_id": -1, "pad_id": 0}
     encoded = replace(batch, media=backbone.encode(batch.media))
     assert torch.equal(generate_ids(backbone, encoded, **options), generate_ids(backbone, batch, **options))
+
+
+def test_encoded_media_are_not_for_transformers(backbone: OmniBackbone) -> None:
+    batch = make_batch(backbone)
+    with pytest.raises(ValueError, match="encoded already"):
+        replace(batch, media=backbone.encode(batch.media)).model_inputs()
 
 
 def test_leaves_no_state_behind_and_ignores_what_is_there(backbone: OmniBackbone) -> None:

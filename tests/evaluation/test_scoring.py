@@ -16,7 +16,7 @@ from mosear.evaluation.scoring import (
     label_log_probs,
     unimodal_distributions,
 )
-from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch, make_sample, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch, make_sample
 
 LABELS = ("happy", "happy for you", "happy and sad", "sad", "worried about you")
 PROMPT = Prompt(labels=LABELS)
@@ -59,7 +59,7 @@ def literal_scores(backbone: OmniBackbone, prompt: Sample, answered: list[Sample
             mask = literal_mask(len(sample.input_ids), batch.hidden_keys(*hide)[0])
             logits = backbone.lm_head(backbone.hidden_states(embeds, mask, batch.position_ids, **extra))
         else:
-            logits = backbone.model(**raw_inputs(batch), use_cache=False).logits
+            logits = backbone.model(**batch.model_inputs(), use_cache=False).logits
         scores.append(answer_log_prob(logits[0], sample.labels))
     return torch.stack(scores)
 
@@ -126,7 +126,7 @@ def test_audio_inside_the_video_span(backbone: OmniBackbone) -> None:
     scores = label_log_probs(backbone, collate_one(prompt), trie_of(backbone))
     for column, label in enumerate(LABELS):
         full = make_sample(backbone, ("video", "audio", "text"), 0, prompt=PROMPT, interleave=True, answer=label)
-        inputs = raw_inputs(collate_one(full)) | {"use_audio_in_video": True}
+        inputs = collate_one(full).model_inputs() | {"use_audio_in_video": True}
         logits = backbone.model(**inputs, use_cache=False).logits
         torch.testing.assert_close(scores[0, column], answer_log_prob(logits[0], full.labels), **TOLERANCE)
 

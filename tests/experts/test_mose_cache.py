@@ -15,7 +15,7 @@ from mosear.evaluation.scoring import LabelTrie, label_log_probs
 from mosear.experts import sequence_state
 from mosear.experts.passes import bound
 from tests.helpers.mose_models import adapted, states
-from tests.helpers.omni_samples import MIXED, make_batch, make_sample, raw_inputs
+from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 
 LABELS = ("happy", "happy for you", "sad")
 PROMPT = Prompt(labels=LABELS)
@@ -114,7 +114,7 @@ def test_unusable_caches_are_refused(backbone: OmniBackbone) -> None:
 @torch.no_grad()
 def test_chunked_prefill_is_refused(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25)
-    inputs = raw_inputs(make_batch(own, MIXED[3:4]))
+    inputs = make_batch(own, MIXED[3:4]).model_inputs()
     options = {"max_new_tokens": 2, "do_sample": False, "prefill_chunk_size": 16}
     with pytest.raises(ValueError, match="chunked prefill"):
         model.generate(**inputs, **options)
@@ -138,9 +138,9 @@ def test_generate_of_transformers(backbone: OmniBackbone, beams: int, stated: bo
 
     def generate(data: OmniBatch) -> Tensor:
         if not stated:
-            return model.generate(**raw_inputs(data), **options)[:, data.input_ids.shape[1] :]
+            return model.generate(**data.model_inputs(), **options)[:, data.input_ids.shape[1] :]
         with sequence_state(model, roles=data.roles, prompt_mask=data.prompt_mask):
-            return model.generate(**raw_inputs(data), **options)[:, data.input_ids.shape[1] :]
+            return model.generate(**data.model_inputs(), **options)[:, data.input_ids.shape[1] :]
 
     together = generate(batch)
     for seed, kind in enumerate(kinds):

@@ -12,7 +12,7 @@ from mosear.experts import sequence_state
 from mosear.experts.layer import MoSELinear
 from mosear.roles import TokenRole
 from tests.helpers.mose_models import ATTENTION, adapted, states
-from tests.helpers.omni_samples import MIXED, fresh, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, make_batch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -150,10 +150,10 @@ def test_gate_is_fp32_in_a_bf16_model(backbone: OmniBackbone) -> None:
 def test_plain_call_counts_the_whole_input_as_prompt(backbone: OmniBackbone) -> None:
     own, model = adapted(backbone)
     batch = make_batch(own, answer="happy")
-    plain = model(**raw_inputs(batch), use_cache=False).logits
+    plain = model(**batch.model_inputs(), use_cache=False).logits
     with sequence_state(model, roles=batch.roles, prompt_mask=batch.attention_mask):
-        stated = model(**raw_inputs(batch), use_cache=False).logits
+        stated = model(**batch.model_inputs(), use_cache=False).logits
     assert torch.equal(plain, stated)
     with sequence_state(model, prompt_mask=batch.prompt_mask):  # roles come from the ids
-        prompt_only = model(**raw_inputs(batch), use_cache=False).logits
+        prompt_only = model(**batch.model_inputs(), use_cache=False).logits
     assert not torch.allclose(plain, prompt_only, atol=1e-3)

@@ -8,7 +8,7 @@ from mosear.backbones.backbone import OmniBackbone
 from mosear.experts import sequence_state
 from mosear.training.loss import answer_loss
 from tests.helpers.mose_models import adapted, states, trained
-from tests.helpers.omni_samples import MIXED, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, make_batch
 
 WEIGHTS = {"balance_weight": 0.3, "kl_weight": 0.2, "load_balance_weight": 0.1}
 
@@ -75,9 +75,9 @@ def test_training_needs_to_know_the_prompt(backbone: OmniBackbone) -> None:
     model.train()
     batch = make_batch(own, MIXED[3:4])
     with pytest.raises(ValueError, match=r"where the prompt ends.*sequence_state"):
-        model(**raw_inputs(batch))
+        model(**batch.model_inputs())
     with model.disable_adapter():
-        model(**raw_inputs(batch))
+        model(**batch.model_inputs())
     model.eval()
     with pytest.raises(ValueError, match=r"embeddings but no input ids.*sequence_state"):
         states(own, batch)

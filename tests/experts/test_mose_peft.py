@@ -16,7 +16,7 @@ from mosear.experts import MoSEConfig, MoSEModel
 from mosear.experts.layer import MoSELinear
 from mosear.experts.state import conductor_of
 from tests.helpers.mose_models import ATTENTION, adapted, trained
-from tests.helpers.omni_samples import MIXED, fresh, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, make_batch
 from tests.helpers.run_if import RunIf
 
 CHANGED = "PEFT changed where it keeps its methods; adapt mosear/experts/register.py. "
@@ -40,7 +40,7 @@ def test_peft_still_looks_methods_up_in_plain_tables() -> None:
 
 @torch.no_grad()
 def logits(model: torch.nn.Module, backbone: OmniBackbone) -> torch.Tensor:
-    return model(**raw_inputs(make_batch(backbone, MIXED[:3])), use_cache=False).logits
+    return model(**make_batch(backbone, MIXED[:3]).model_inputs(), use_cache=False).logits
 
 
 @pytest.mark.parametrize("experts", [1, 3])
@@ -191,5 +191,5 @@ def test_four_bit_layers(qwen25_dir: Path) -> None:
     model = peft.get_peft_model(own.model, MoSEConfig(r=2)).eval()
     assert type(own.language_model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
     assert torch.equal(logits(model, own), base)
-    model(**raw_inputs(make_batch(own, MIXED[:3])), use_cache=False).logits.float().square().mean().backward()
+    model(**make_batch(own, MIXED[:3]).model_inputs(), use_cache=False).logits.float().square().mean().backward()
     assert all(p.grad is not None for p in trained(model).values())

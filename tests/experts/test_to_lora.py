@@ -22,7 +22,7 @@ from mosear.experts.layer import MoSELinear
 from mosear.experts.to_lora import FITS, RIDGE, Fit, Observation, freeze_experts, observed
 from mosear.roles import TokenRole
 from tests.helpers.mose_models import adapted, real, states
-from tests.helpers.omni_samples import MIXED, fresh, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, make_batch
 
 KINDS = [{"experts_per_group": experts, "share_a": share_a} for experts in (1, 3) for share_a in ("group", "all")]
 NAME = "model.language_model.layers.1.self_attn.v_proj"
@@ -266,7 +266,7 @@ def test_plain_peft_loads_it_in_a_process_without_mosear(request: pytest.Fixture
     ):
         own, model = adapted(request.getfixturevalue(family), gate="uniform", dtype=dtype, wake=0.1)
         same_visual_and_non_visual(model)
-        inputs = raw_inputs(make_batch(own))
+        inputs = make_batch(own).model_inputs()
         with observed(model) as observation:
             logits = model(**inputs, use_cache=False).logits
         adapter = tmp_path / f"lora{len(cases)}"

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
 from mosear.data.clip import Clip
@@ -71,20 +69,3 @@ def make_batch(backbone: OmniBackbone, kinds: Sequence[Sequence[str]] = MIXED, *
     """One sample per entry of ``kinds``, left-padded."""
     samples = [make_sample(backbone, kind, seed, **options) for seed, kind in enumerate(kinds)]
     return collate(samples, backbone.processor.tokenizer.pad_token_id)
-
-
-def raw_inputs(batch: OmniBatch) -> dict[str, Tensor]:
-    """The batch as transformers' own ``forward`` and ``generate`` take it: no positions, media before the towers."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if videos := batch.media.videos:
-        inputs["pixel_values_videos"] = torch.cat([video.pixels for video in videos])
-        inputs["video_grid_thw"] = torch.stack([video.grid for video in videos])
-        inputs["video_second_per_grid"] = torch.tensor([video.seconds_per_grid for video in videos])
-    if audios := [audio.mel for audio in batch.media.audios]:
-        longest = max(mel.shape[1] for mel in audios)
-        pads = [longest - mel.shape[1] for mel in audios]
-        inputs["input_features"] = torch.stack(
-            [torch.nn.functional.pad(mel, (0, pad)) for mel, pad in zip(audios, pads, strict=True)]
-        )
-        inputs["feature_attention_mask"] = torch.stack([(torch.arange(longest) < longest - pad).long() for pad in pads])
-    return inputs

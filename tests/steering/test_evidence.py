@@ -19,7 +19,7 @@ from mosear.roles import TokenRole
 from mosear.steering import AttentionReallocation, Chase, SteeringSession, steer
 from tests.helpers.eager_steering import eager_steering, unchanged
 from tests.helpers.mose_models import adapted, right_padded, states
-from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch
 
 LABELS = ("happy", "sad", "worried about you")
 PROMPT = Prompt(labels=LABELS)
@@ -86,12 +86,12 @@ def test_readings_through_transformers_own_forward(backbone: OmniBackbone) -> No
     batch, trie = make_batch(own, prompt=PROMPT), LabelTrie.of(LABELS, own.processor.tokenizer)
     with steer(own, MASKED, LABELS) as session:
         with sequence_state(own, roles=batch.roles, prompt_mask=batch.prompt_mask, transcript=batch.transcript):
-            own.model(**raw_inputs(batch))
+            own.model(**batch.model_inputs())
         assert session.last.readings is not None
         for name, reading in unimodal_distributions(own, batch, trie).items():
             # The audio tower encodes a batch a little differently from single clips.
             torch.testing.assert_close(session.last.readings[name], reading, rtol=0, atol=5e-3, equal_nan=True)
-        own.model(**raw_inputs(batch))
+        own.model(**batch.model_inputs())
         assert set(session.last.readings) == {"audio", "visual"}, "nobody said where the transcript is"
 
 

@@ -15,7 +15,7 @@ from mosear.experts import sequence_state
 from mosear.steering import AttentionReallocation, Chase, Policies, SteeringSession, steer
 from mosear.steering.attention import NAME
 from tests.helpers.mose_models import adapted, states
-from tests.helpers.omni_samples import MIXED, fresh, make_batch, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, make_batch
 
 AR = AttentionReallocation(threshold=0.2)
 LABELS = ("happy", "sad")
@@ -59,14 +59,14 @@ def in_the_block(backbone: OmniBackbone) -> None:
 
 def in_a_pass(backbone: OmniBackbone) -> None:
     backbone.language_model.layers[1].register_forward_pre_hook(lambda *_: in_the_block(backbone))
-    backbone.model(**raw_inputs(make_batch(backbone)))
+    backbone.model(**make_batch(backbone).model_inputs())
 
 
 def in_generation(backbone: OmniBackbone) -> None:
     def stop(*_: Any) -> None:
         raise Boom
 
-    backbone.model.generate(**raw_inputs(make_batch(backbone)), max_new_tokens=3, stopping_criteria=[stop])
+    backbone.model.generate(**make_batch(backbone).model_inputs(), max_new_tokens=3, stopping_criteria=[stop])
 
 
 @pytest.mark.parametrize("where", [nullcontext, in_the_block, in_a_pass, in_generation])
@@ -200,7 +200,7 @@ def test_caches_from_elsewhere(own: OmniBackbone) -> None:
 @torch.no_grad()
 def test_chunked_prefill_is_refused(qwen25: OmniBackbone, adapter: str) -> None:
     own = fresh(qwen25) if adapter == "none" else adapted(qwen25)[0]
-    inputs = raw_inputs(make_batch(own, MIXED[3:4]))
+    inputs = make_batch(own, MIXED[3:4]).model_inputs()
     with steer(own, AR), pytest.raises(ValueError, match="chunked prefill"):
         own.model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=16)
 

@@ -148,14 +148,12 @@ def test_audio_inside_the_video_span(plain: OmniBackbone) -> None:
 
 
 def test_roles_come_from_the_input_ids_where_nobody_gives_them(plain: OmniBackbone) -> None:
-    from tests.helpers.omni_samples import raw_inputs
-
     batch = make_batch(plain)
     with torch.no_grad(), steer(plain.model, AttentionReallocation(threshold=0.0)):
-        logits = plain.model(**raw_inputs(batch)).logits[:, -1]
+        logits = plain.model(**batch.model_inputs()).logits[:, -1]
         with sequence_state(plain, roles=batch.roles, prompt_mask=batch.prompt_mask):
-            assert plain.model(**raw_inputs(batch)).logits[:, -1].equal(logits)
-    assert not torch.allclose(plain.model(**raw_inputs(batch)).logits[:, -1], logits, atol=1e-3)
+            assert plain.model(**batch.model_inputs()).logits[:, -1].equal(logits)
+    assert not torch.allclose(plain.model(**batch.model_inputs()).logits[:, -1], logits, atol=1e-3)
 
 
 # -- logits --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distr
 from mosear.experts import sequence_state
 from mosear.steering import AttentionReallocation, Chase, Policies, Policy, steer
 from tests.helpers.mose_models import adapted, states
-from tests.helpers.omni_samples import MIXED, fresh, make_batch, make_sample, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, make_batch, make_sample
 
 LABELS = ("happy", "happy for you", "sad")
 PROMPT = Prompt(labels=LABELS)
@@ -102,7 +102,7 @@ def test_other_passes_leave_no_trace(own: OmniBackbone, name: str) -> None:
                 if disturb:
                     label_log_probs(own, foreign, trie)
                     label_log_probs(own, prompt, trie, hide=("audio",))
-                    own.model.generate(**raw_inputs(foreign), max_new_tokens=2)
+                    own.model.generate(**foreign.model_inputs(), max_new_tokens=2)
                 found.append(step(own, full, column, cache))
         return found
 
@@ -225,7 +225,7 @@ def test_generate_of_transformers(own: OmniBackbone, beams: int, stated: bool) -
     batch = make_batch(own, kinds)
 
     def generate(data: OmniBatch) -> Tensor:
-        inputs = raw_inputs(data)
+        inputs = data.model_inputs()
         if not stated:
             return own.model.generate(**inputs, **options)[:, data.input_ids.shape[1] :]
         with sequence_state(own, roles=data.roles, prompt_mask=data.prompt_mask, transcript=data.transcript):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mosear.backbones.backbone import OmniBackbone
 from mosear.data.sample import OmniBatch, Sample, collate
 from mosear.training.loss import IGNORE, answer_loss
-from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_sample, raw_inputs
+from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_sample
 
 BATCH, LENGTH, WIDTH, VOCAB = 3, 11, 8, 50
 
@@ -96,7 +96,7 @@ def our_loss(backbone: OmniBackbone, batch: OmniBatch) -> Tensor:
 def their_loss(backbone: OmniBackbone, kinds: Kinds) -> Tensor:
     """transformers' own loss, one clip at a time: its audio tower is not batch-invariant to the last bit."""
     batches = [collate([sample], pad_id=0) for sample in samples(backbone, kinds)]
-    losses = [backbone.model(**raw_inputs(batch), labels=batch.labels).loss for batch in batches]
+    losses = [backbone.model(**batch.model_inputs(), labels=batch.labels).loss for batch in batches]
     counts = [int((batch.labels != IGNORE).sum()) for batch in batches]
     return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
 
