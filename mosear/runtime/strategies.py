@@ -11,10 +11,12 @@ Three things differ from Lightning's own strategy:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,13 +26,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from mosear.backbones.partitioned import move_rest
-from mosear.training.module import trained_names
+from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
-TRAINED = "trained_parameters"
-"""Where a checkpoint keeps the names of the weights in it."""
+TRAINED = "trained.json"
+"""The names and shapes of the weights in a checkpoint's directory, to compare before anything is loaded."""
 BUCKET = 20_000_000
 """Elements that are reduced or gathered in one go. Adapters are small; DeepSpeed's default buffers take gigabytes."""
 
@@ -234,34 +236,51 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """A directory with the trainable weights and optimiser states of each process."""
-        assert self.lightning_module is not None
-        named = {**checkpoint, TRAINED: sorted(trained_names(self.lightning_module))}
-        super().save_checkpoint(named, filepath, storage_options)
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+        if self.is_global_zero:
+            with written_atomically(Path(filepath) / TRAINED) as temporary:
+                temporary.write_text(json.dumps(trained_shapes(self._trained_module())), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load, and make sure that nothing but frozen weights was missing.
+        """Load, unless anything but frozen weights is missing.
 
         Raises:
-            ValueError: if the checkpoint belongs to another adapter.
+            ValueError: if the checkpoint belongs to another adapter, or is none of this strategy.
         """
+        check_trained_shapes(Path(checkpoint_path), trained_shapes(self._trained_module()))
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+    def _trained_module(self) -> LightningModule:
         assert self.lightning_module is not None
-        state = super().load_checkpoint(checkpoint_path, weights_only)
-        check_trained_names(set(state.get(TRAINED, ())), self.lightning_module)
-        return state
+        return self.lightning_module
 
 
-def check_trained_names(found: set[str], module: LightningModule) -> None:
-    """Only frozen weights may be missing from a checkpoint, and nothing may be foreign.
+def trained_shapes(module: nn.Module) -> dict[str, list[int]]:
+    """Of the weights that train, whole: ZeRO-3 leaves an empty tensor where a part of one was."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {name: list(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in trained.items()}
+
+
+def check_trained_shapes(checkpoint: Path, expected: dict[str, list[int]]) -> None:
+    """Only frozen weights may be missing from a checkpoint, nothing may be foreign, and all must fit.
 
     Raises:
         ValueError: otherwise.
     """
-    expected = set(trained_names(module))
-    if found != expected:
+    if not (checkpoint / TRAINED).is_file():
+        raise ValueError(f"{checkpoint} is no checkpoint of a ZeRO trainer: it has no {TRAINED}.")
+    found = json.loads((checkpoint / TRAINED).read_text(encoding="utf-8"))
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    misfits = [
+        f"{name} is {found[name]}, not {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if missing or unknown or misfits:
         raise ValueError(
-            f"The checkpoint does not fit this adapter: {len(expected - found)} trainable tensors are missing "
-            f"({', '.join(sorted(expected - found)[:3])}), {len(found - expected)} are unknown "
-            f"({', '.join(sorted(found - expected)[:3])}). Resume with the adapter settings of the original run."
+            f"{checkpoint} does not fit this adapter: {len(missing)} trainable tensors are missing "
+            f"({', '.join(missing[:3])}), {len(unknown)} are unknown ({', '.join(unknown[:3])}), {len(misfits)} have "
+            f"another shape ({'; '.join(misfits[:3])}). Resume with the adapter settings of the original run."
         )
 
 

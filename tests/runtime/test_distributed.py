@@ -17,7 +17,7 @@ from mosear.data.synthetic.corpus import ensure_corpus
 from tests.helpers.run_if import RunIf
 from tests.helpers.torchrun import ROOT, adapter, distance, facts, torchrun, train
 
-FP32, BF16 = 1e-3, 2e-1
+FP32, BF16 = 1e-4, 2e-1
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -212,7 +212,7 @@ def test_train_and_eval_share_one_run_directory(data_dir: Path, tmp_path: Path) 
     done = torchrun(2, "train.py", *overrides, run_dirs)
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (tmp_path / "shared").iterdir()
-    assert done.stdout.count("Report:") == 1 and done.stdout.count("accuracy (95 %)") == 1
+    assert done.stdout.count("Report:") == 1 and done.stdout.count("conflict mean") == 1
     for name in ("metrics.json", "predictions.parquet", "adapter", "run.log", "run.rank1.log"):
         assert (run_dir / name).exists(), name
     same = [entry for entry in overrides if entry.startswith("data")]
@@ -237,4 +237,4 @@ def test_a_sharded_checkpoint_holds_trainable_weights_alone(data_dir: Path, tmp_
         found = json.loads((tmp_path / f"found.{rank}.json").read_text())
         assert found["saved"] and all("mose_" in name for name in found["saved"])
         assert found["restored"], "weights after loading equal those saved"
-        assert "trainable tensors are missing" in found["foreign"]
+        assert "does not fit this adapter" in found["foreign"] and "have another shape" in found["foreign"]
