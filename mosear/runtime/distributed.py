@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,6 +40,49 @@ def launch_store() -> Any:
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return PrefixStore(PREFIX, TCPStore(address, port, is_master=False, timeout=PATIENCE))
+
+
+def store_of_this_start(timeout: timedelta) -> Any:
+    """torchrun's store under a name that no earlier start of the job has used; ``None`` without torchrun.
+
+    torch connects processes through fixed keys of that store. After a restart a worker could find the address of one
+    that was killed, and would wait for it until the timeout (pytorch/pytorch issue 135712). torchrun's count of
+    restarts is no name, since each machine counts its own. So the first process draws one and tells whoever asks; who
+    asks draws a name for the answer, which only a living process gives.
+
+    Args:
+        timeout: for this, and for whatever the store is used for later.
+
+    Raises:
+        TimeoutError: if a process has not asked, or nobody has answered.
+    """
+    keys = launch_store()
+    if keys is None:
+        return None
+    from torch.distributed import PrefixStore, TCPStore
+
+    rank, own, end = launched_rank(), uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if rank == 0:
+        name, silent = own, set(range(1, launched_world()))
+        while silent:
+            for other in sorted(silent):
+                if keys.check([f"ask/{other}"]):
+                    keys.set(f"answer/{keys.get(f'ask/{other}').decode()}", name)
+                if keys.check([f"heard/{name}/{other}"]):
+                    silent.remove(other)
+            if silent and time.monotonic() > end:
+                raise TimeoutError(f"Processes {sorted(silent)} of {launched_world()} were not there within {timeout}.")
+            time.sleep(0.02)
+    else:
+        keys.set(f"ask/{rank}", own)
+        try:
+            keys.wait([f"answer/{own}"], timeout)
+        except RuntimeError as error:  # torch's DistStoreError
+            raise TimeoutError(f"Process 0 did not answer process {rank} within {timeout}.") from error
+        name = keys.get(f"answer/{own}").decode()
+        keys.set(f"heard/{name}/{rank}", "yes")
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return PrefixStore(f"{PREFIX}/{name}", TCPStore(address, port, is_master=False, timeout=timeout))
 
 
 @cache

@@ -1,6 +1,6 @@
-"""DeepSpeed ZeRO for frozen backbones with small adapters, on GPUs and, with gloo, on CPUs.
+"""DDP that survives restarts; DeepSpeed ZeRO for frozen backbones with small adapters, on GPUs and, with gloo, on CPUs.
 
-Three things differ from Lightning's own strategy:
+Three things differ from Lightning's own DeepSpeed strategy:
 
 * The engine never casts. ``backbone.dtype`` decides about frozen weights, adapters stay float32, and
   ``trainer.precision=bf16-mixed`` means autocast, as with ``trainer=ddp``. So all trainers compute the same.
@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
 
 from mosear.backbones.partitioned import move_rest
 from mosear.files import written_atomically
+from mosear.runtime.distributed import store_of_this_start
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
@@ -35,6 +37,45 @@ TRAINED = "trained.json"
 """The names and shapes of the weights in a checkpoint's directory, to compare before anything is loaded."""
 BUCKET = 20_000_000
 """Elements that are reduced or gathered in one go. Adapters are small; DeepSpeed's default buffers take gigabytes."""
+
+
+class DdpStrategy(DDPStrategy):
+    """Lightning's, in a job that torchrun may start again.
+
+    Args:
+        timeout_minutes: how long a process waits for the others before it gives up.
+    """
+
+    def __init__(self, timeout_minutes: float = 30.0) -> None:
+        super().__init__(timeout=checked_timeout(timeout_minutes))
+
+    def setup_distributed(self) -> None:
+        """As Lightning's, through a store that no earlier start of the job has used."""
+        self.set_world_ranks()
+        device = None if self.root_device.type == "cpu" else self.root_device
+        connect(self, self._get_process_group_backend(), self._timeout or default_pg_timeout, device)
+        super().setup_distributed()
+
+
+def checked_timeout(minutes: float) -> timedelta:
+    """A patience that makes sense."""
+    if not minutes > 0:
+        raise ValueError(f"timeout_minutes={minutes} must be positive.")
+    return timedelta(minutes=minutes)
+
+
+def connect(strategy: Any, backend: str, timeout: timedelta, device: torch.device | None = None) -> None:
+    """Under torchrun, connect the processes; otherwise leave it to whoever would."""
+    if torch.distributed.is_initialized() or (store := store_of_this_start(timeout)) is None:
+        return
+    torch.distributed.init_process_group(
+        backend,
+        store=store,
+        rank=strategy.global_rank,
+        world_size=strategy.world_size,
+        timeout=timeout,
+        device_id=device,
+    )
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -86,15 +127,13 @@ class ZeroStrategy(DeepSpeedStrategy):
         offload: bool = False,
         timeout_minutes: float = 30.0,
     ) -> None:
-        if not timeout_minutes > 0:
-            raise ValueError(f"timeout_minutes={timeout_minutes} must be positive.")
         self.on_cpu = accelerator_name == "cpu" or (accelerator_name == "auto" and not torch.cuda.is_available())
         if self.on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported, which the next line does
         super().__init__(
             config=zero_config(stage, on_cpu=self.on_cpu, offload=offload),
             exclude_frozen_parameters=True,
-            timeout=timedelta(minutes=timeout_minutes),
+            timeout=checked_timeout(timeout_minutes),
             process_group_backend="gloo" if self.on_cpu else "nccl",
         )
         self.stage = stage
@@ -120,6 +159,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+    def _init_deepspeed_distributed(self) -> None:
+        """DeepSpeed takes the connection that it finds."""
+        connect(self, self._get_process_group_backend(), self._timeout or default_pg_timeout)
+        super()._init_deepspeed_distributed()
 
     @property
     def root_device(self) -> torch.device:

@@ -82,7 +82,7 @@ def test_trainers_differ_in_the_strategy_alone() -> None:
             trainer = dict(compose("train", overrides=["run_dir=/tmp/run", f"trainer={name}"]).trainer)
         found[name] = trainer.pop("strategy"), trainer
     assert all(rest == found["ddp"][1] for _, rest in found.values())
-    assert found["ddp"][0] == "ddp"
+    assert {strategy.timeout_minutes for strategy, _ in found.values()} == {30}
     stages = {name: (strategy.stage, strategy.offload) for name, (strategy, _) in found.items() if name != "ddp"}
     assert stages == {"zero1": (1, False), "zero2": (2, False), "zero3": (3, False), "zero3_offload": (3, True)}
 
@@ -111,14 +111,47 @@ with in_turn("work"):
 """
 
 
+RESTARTED = """
+import os, pathlib, signal, sys
+from datetime import timedelta
+import torch
+from mosear.runtime.distributed import launched_rank, store_of_this_start
+out, rank = pathlib.Path(sys.argv[1]), launched_rank()
+torch.distributed.init_process_group(
+    "gloo", store=store_of_this_start(timedelta(seconds=60)), rank=rank, world_size=2, timeout=timedelta(seconds=60)
+)
+total = torch.tensor([1.0 + rank])
+torch.distributed.all_reduce(total)
+starts = out / f"starts.{rank}"
+starts.write_text((starts.read_text() if starts.exists() else "") + f"{total.item():.0f}")
+if rank == 1 and len(starts.read_text()) < 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.distributed.barrier()
+"""
+
+
+def launch(tmp_path: Path, worker: str, processes: int, *options: str) -> None:
+    """A worker under torchrun, with the directory as its argument."""
+    script = tmp_path / "worker.py"
+    script.write_text(worker)
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.multinode
+def test_processes_find_each_other_after_restarts(tmp_path: Path) -> None:
+    """torchrun's store still holds the addresses of those that were killed, twice."""
+    rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--max-restarts=2"]
+    launch(tmp_path, RESTARTED, 2, *rendezvous)
+    assert [(tmp_path / f"starts.{rank}").read_text() for rank in (0, 1)] == ["333", "333"]
+
+
 @pytest.mark.multinode
 def test_processes_agree_on_the_start_and_take_turns(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch(tmp_path, WORKER, 3, "--standalone")
     times, logs, did = zip(*((tmp_path / f"{rank}.txt").read_text().split() for rank in range(3)), strict=True)
     assert len(set(times)) == 1
     assert logs == ("run.log", "run.rank1.log", "run.rank2.log")
