@@ -63,14 +63,19 @@ class GateTelemetry(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the mean over the batch, per layer and group."""
+        """Log this process's mean over the batch, per layer and group."""
         if (weights := self._taken()) is None:
             return
         mean = weights.mean(1).cpu()
         self.training.append((self._step, mean))
-        for layer, row in enumerate(mean.tolist()):
-            for group, value in zip(GROUPS, row, strict=True):
-                pl_module.log(f"train/gate_{group}/layer_{layer}", value, batch_size=weights.shape[1])
+        values = {
+            f"train/gate_{group}/layer_{layer}": value
+            for layer, row in enumerate(mean.tolist())
+            for group, value in zip(GROUPS, row, strict=True)
+        }
+        # Not through the module: Lightning would log the same numbers again at every step up to the next measurement.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=self._step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each test replaces the last one's numbers."""

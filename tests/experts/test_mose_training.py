@@ -1,11 +1,13 @@
 """MoSE inside the training step: penalties in the loss and in the log, modality dropout, telemetry."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
@@ -107,10 +109,11 @@ def weights_of(backbone: OmniBackbone, batch) -> Tensor:
     return state.gate_weights()
 
 
-def test_telemetry_records_training_and_subsets(backbone: OmniBackbone) -> None:
+def test_telemetry_records_training_and_subsets(backbone: OmniBackbone, tmp_path: Path) -> None:
     own, model = adapted(backbone)
-    tuner, logged = tuner_of(own, model)
-    callback, trainer = GateTelemetry(every_n_steps=2), SimpleNamespace(global_step=0)
+    tuner, _ = tuner_of(own, model)
+    logger = CSVLogger(tmp_path)
+    callback, trainer = GateTelemetry(every_n_steps=2), SimpleNamespace(global_step=0, loggers=[logger])
     callback.setup(trainer, tuner, "fit")
     batch = ClipBatch(make_batch(own, answer="happy"))
     for trainer.global_step in range(3):
@@ -120,7 +123,9 @@ def test_telemetry_records_training_and_subsets(backbone: OmniBackbone) -> None:
     expected = weights_of(own, batch.data).mean(1)
     assert [entry["step"] for entry in callback.summary()["training"]] == [0, 2]
     torch.testing.assert_close(torch.tensor(callback.summary()["training"][1]["layers"]), expected, atol=1e-4, rtol=0)
-    assert logged["train/gate_omni/layer_1"] == pytest.approx(float(expected[1, 2]), abs=1e-5)
+    rows = logger.experiment.metrics
+    assert [row["step"] for row in rows] == [0, 2], "only what was measured is logged"
+    assert rows[1]["train/gate_omni/layer_1"] == pytest.approx(float(expected[1, 2]), abs=1e-5)
     assert [x for x, _ in callback.series()["visual"]] == [0, 2]
     model.eval()
     data = make_batch(own)
@@ -142,7 +147,7 @@ def test_telemetry_records_training_and_subsets(backbone: OmniBackbone) -> None:
 
 def test_telemetry_is_silent_without_a_gate(qwen25: OmniBackbone) -> None:
     tuner, logged = tuner_of(qwen25, qwen25.model)
-    callback, trainer = GateTelemetry(), SimpleNamespace(global_step=0)
+    callback, trainer = GateTelemetry(), SimpleNamespace(global_step=0, loggers=[])
     callback.setup(trainer, tuner, "fit")
     batch = ClipBatch(make_batch(qwen25, MIXED[3:4], answer="happy"))
     callback.on_train_batch_start(trainer, tuner, batch, 0)
