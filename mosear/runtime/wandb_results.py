@@ -55,7 +55,7 @@ def publish_to_wandb(
 
 
 def scores(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """``test/<system>/<subset>/<score>``, the conflict mean and the gap, and the accuracy of the controls."""
+    """``test/<system>/<subset>/<score>``, the conflict mean and the gap, the benchmark's own metrics, the controls."""
     for system, summary in summaries.items():
         for subset, values in summary["subsets"].items():
             for name, value in _numbers(values).items():
@@ -63,6 +63,10 @@ def scores(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, fl
         for name in ("conflict_mean", "gap"):
             if summary[name] is not None:
                 yield f"test/{system}/{name}", summary[name]
+        for metric, parts in summary.get("benchmark_metrics", {}).items():
+            for part, values in parts.items():
+                for name, value in _numbers(values).items():
+                    yield f"benchmark/{system}/{metric}/{part}/{name}", value
         for control, values in summary["controls"].items():
             for name, value in values.items():
                 yield f"test/{system}/{control}/{name}", value

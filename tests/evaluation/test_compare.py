@@ -362,7 +362,8 @@ def test_after_a_multirun_its_jobs_are_compared(tmp_path, caplog, capsys):
     assert "No comparison of the jobs" in caplog.text
 
 
-def test_eval_asks_for_the_comparison():
-    cfg = OmegaConf.load(Path(__file__).parents[2] / "conf" / "eval.yaml")
+@pytest.mark.parametrize("flow", ["train", "eval"])
+def test_both_flows_ask_for_the_comparison(flow):
+    cfg = OmegaConf.load(Path(__file__).parents[2] / "conf" / f"{flow}.yaml")
     target = cfg.hydra.callbacks.compare._target_
     assert target == f"{CompareJobs.__module__}.{CompareJobs.__name__}"

@@ -20,6 +20,7 @@ from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.predictions import read_predictions
 from mosear.runtime.loggers import closing_runs
 from mosear.runtime.wandb_logger import RUN_ID_FILE, RunDirectoryWandbLogger, run_id
+from mosear.runtime.wandb_results import scores
 from tests.helpers.wandb_offline import OfflineRun, offline_runs
 
 ROOT = Path(__file__).parents[2]
@@ -139,9 +140,9 @@ def test_validation_mean_is_over_subsets(job):
 def test_scores_of_every_system_and_subset_are_in_the_summary(job, metrics):
     for system, subsets in (("tuned", metrics["subsets"]), ("zero_shot", metrics["zero_shot"]["subsets"])):
         assert {"consistent", "video_aligned", "missing_video"} <= subsets.keys()
-        for subset, scores in subsets.items():
+        for subset, values in subsets.items():
             for name in ("n", "accuracy", "macro_f1", "weighted_f1", "uar", "war", "unparsed"):
-                assert job.summary[f"test/{system}/{subset}/{name}"] == pytest.approx(scores[name])
+                assert job.summary[f"test/{system}/{subset}/{name}"] == pytest.approx(values[name])
     assert job.summary["test/tuned/conflict_mean"] == pytest.approx(metrics["conflict_mean"])
     assert job.summary["test/tuned/late_fusion/consistent"] == metrics["controls"]["late_fusion"]["consistent"]
     table = job.table("test/subsets")
@@ -256,3 +257,12 @@ def test_run_id_comes_from_the_environment_then_from_the_directory(tmp_path, mon
 def test_unknown_media_is_refused(tmp_path):
     with pytest.raises(ValueError, match="media='film' must be one of frames, clip, none"):
         RunDirectoryWandbLogger(save_dir=str(tmp_path), media="film")  # type: ignore[arg-type]
+
+
+def test_a_benchmark_s_own_metrics_are_in_the_summary():
+    found = {"camer": {"overall": {"accuracy": 0.5, "n": 4, "note": "text is left out"}}}
+    nothing = {"subsets": {}, "conflict_mean": None, "gap": None, "controls": {}}
+    assert dict(scores({"tuned": {**nothing, "benchmark_metrics": found}, "zero_shot": nothing})) == {
+        "benchmark/tuned/camer/overall/accuracy": 0.5,
+        "benchmark/tuned/camer/overall/n": 4,
+    }
