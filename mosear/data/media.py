@@ -16,6 +16,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 
 from mosear.data.budget import MediaBudget, fit_within
 from mosear.data.container import MediaError, Source, opened, source_name, video_stream
@@ -25,6 +26,8 @@ __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_wit
 ThreadType = Literal["NONE", "SLICE", "FRAME", "AUTO"]
 
 _TIE_SECONDS = 1e-3  # FLV and Matroska keep milliseconds: a frame this close after a wanted time counts as shown at it
+PLAIN_SAMPLES = ("s16", "s16p", "flt", "fltp")
+"""Formats of samples that need no resampler, whose set-up takes longer than a clip's sound, if the rate is right."""
 _CORRUPT_SHARE = 0.1  # players skip a bad packet, and so do we, up to this share of a stream
 
 
@@ -265,6 +268,7 @@ class _FrameSampler:
         self._budget = budget
         self._size: tuple[int, int] | None = None
         self._last: av.VideoFrame | None = None
+        self._reformatter = VideoReformatter()  # a frame's own would plan the conversion anew for each
 
     @property
     def done(self) -> bool:
@@ -294,8 +298,10 @@ class _FrameSampler:
         if self._size is None:  # set once: a stream that changes its resolution still gives one array
             self._size = fit_within(frame.width, frame.height, self._budget.max_pixels)
         width, height = self._size
-        image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
-        return np.rot90(image, round(frame.rotation / 90) % 4)  # phones film sideways and note the rotation
+        image = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC")
+        return np.rot90(
+            image.to_ndarray(), round(frame.rotation / 90) % 4
+        )  # phones film sideways and note the rotation
 
 
 class _SoundCollector:
@@ -319,6 +325,11 @@ class _SoundCollector:
             self._start = time or 0.0
         self.frames_seen += 1
         self._input_seconds += frame.samples / frame.sample_rate
+        if frame.sample_rate == self.rate and frame.format.name in PLAIN_SAMPLES:
+            self._resample(None)
+            self._resampler = self._input_format = None
+            self._chunks.append(_mono(_planes(frame)))
+            return
         input_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if input_format != self._input_format:  # some AAC streams change rate or channels after their first frames
             self._resample(None)
@@ -341,5 +352,17 @@ class _SoundCollector:
         if self._resampler is None:
             return
         for piece in self._resampler.resample(frame):
-            # The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1].
-            self._chunks.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+            self._chunks.append(_mono(piece.to_ndarray()))
+
+
+def _planes(frame: av.AudioFrame) -> np.ndarray:
+    """float32 ``[channels, N]`` of a frame in one of ``PLAIN_SAMPLES``, the values that FFmpeg's resampler gives."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    return samples if samples.dtype == np.float32 else samples.astype(np.float32) / 2**15
+
+
+def _mono(planes: np.ndarray) -> np.ndarray:
+    """The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1]."""
+    return planes.mean(axis=0, dtype=np.float32)

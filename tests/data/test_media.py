@@ -161,6 +161,26 @@ def test_wav_samples_are_kept_exactly(tmp_path):
     assert media.frames is None and media.fps == 0.0 and media.duration == 0.5
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("codec", "kind"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("pcm_s32le", "s32")])
+def test_sound_of_the_wanted_rate_is_what_the_resampler_makes_of_it(tmp_path, codec, kind, channels):
+    path, layout = tmp_path / "sound.wav", "mono" if channels == 1 else "stereo"
+    samples = np.random.default_rng(0).uniform(-1, 1, (channels, 8000)).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        frame.sample_rate = 16000
+        for piece in av.AudioResampler(format=kind, layout=layout, rate=16000).resample(frame):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        resampler = av.AudioResampler(format="fltp", rate=16000)
+        frames = [*container.decode(audio=0), None]
+        pieces = [piece.to_ndarray() for frame in frames for piece in resampler.resample(frame)]
+    expected = np.concatenate(pieces, axis=1).mean(axis=0, dtype=np.float32)
+    assert np.array_equal(decode(None, path, MediaBudget()).audio, expected)
+
+
 def test_offset_audio_starts_in_silence(media):
     sound = decode(media("delayed.mp4", audio_delay=0.5), "video").audio
     assert np.abs(sound[: int(0.43 * 16_000)]).max() == 0.0  # the codec's own 64 ms of priming come before the sound
