@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-slow check format results clean
+.PHONY: help env train test test-slow check format results regression gpu-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,12 @@ format: env ## rewrite the sources in the house style
 
 results: env ## rerun the tables of docs/results.md (hours; ARGS='--test-clips 300 --seeds 0' for a quick look)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+regression: env ## compare measured ratios with the stored ones (minutes; exit code 1 if one rose)
+	$(BIN)/python -m benchmarks.regression $(ARGS)
+
+gpu-check: env ## measure a 7B backbone with random weights on one GPU (17 GB of disk)
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean: ## remove caches and build leftovers (keeps .venv and outputs)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
