@@ -8,6 +8,7 @@ may share the work (``--only-runs``). The tables are written to ``docs/tables/``
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import subprocess
@@ -91,18 +92,21 @@ class Study:
 
 
 def write_tables(study: Study, args: argparse.Namespace) -> None:
-    """One file per backbone and training flavour, with the control in each."""
+    """One file per backbone and training flavour, and one over the biased backbones together; the control in each."""
     tables = ROOT / "docs" / "tables"
     tables.mkdir(parents=True, exist_ok=True)
-    for backbone in args.backbones:
-        for data in args.data:
-            runs = [study.bare(backbone)]
-            runs += [study.tuned(backbone, data, name, seed) for name in args.experiments for seed in args.seeds]
-            systems = collect(runs, [] if backbone == CONTROL else [study.bare(CONTROL)])
-            pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
-            text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
-            (tables / f"{backbone}-{DATA[data]}.md").write_text(text, encoding="utf-8")
-            print(text)
+    biased = [backbone for backbone in args.backbones if backbone != CONTROL]
+    groups = {backbone: [backbone] for backbone in args.backbones}
+    groups |= {"both": biased} if len(biased) > 1 else {}
+    for (name, backbones), data in itertools.product(groups.items(), args.data):
+        runs = [study.bare(backbone) for backbone in backbones]
+        for backbone, recipe, seed in itertools.product(backbones, args.experiments, args.seeds):
+            runs.append(study.tuned(backbone, data, recipe, seed))
+        systems = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
+        pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
+        text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+        (tables / f"{name}-{DATA[data]}.md").write_text(text, encoding="utf-8")
+        print(text)
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
