@@ -10,7 +10,7 @@ Generation stops at the end token (the answer is one word) or writes ``--written
 reason do; scoring has one cost. Accuracy stands beside time; ratios are medians over batches.
 
 ``waiting``: ``Trainer.test`` over the same clips with the feature cache off, cold and warm, and the share of the time
-that the model waited for data, the start of the worker processes included.
+that the model waited for data: for the first batch, in which worker processes start, and after it.
 """
 
 from __future__ import annotations
@@ -168,24 +168,45 @@ ANSWERS_HEAD = (
 )
 
 
+class Waits(Throughput):
+    """Tells the wait for the first batch, in which worker processes start, from later ones."""
+
+    first = 0.0
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *rest: Any) -> None:
+        """As its parent's."""
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, *rest)
+        if batch_idx == 0:
+            self.first = self.tested.waited
+
+    def shares(self) -> dict[str, float]:
+        """Of all the time."""
+        later = self.tested.waited - self.first
+        return {"first_wait_seconds": self.first, "later_wait_share": later / (self.tested.seconds - self.first)}
+
+
 def waiting(args: argparse.Namespace, cache: str, directory: Path) -> dict[str, Any]:
     """Rates of a test; the cold one fills the directory, the warm one reads it."""
     where = "null" if cache == "off" else str(directory)
     with TemporaryDirectory() as run_dir:
         parts = assembled(args, Path(run_dir), f"data.cache_dir={where}")
-        throughput = Throughput()
+        throughput = Waits()
         parts.trainer.callbacks.append(throughput)  # type: ignore[attr-defined]
         parts.trainer.test(build_tuner(parts, parts.backbone.model, "zero_shot"), datamodule=parts.data, verbose=False)
-    return {"cache": cache, "clips": throughput.tested.clips, **throughput.tested.rates()}
+    return {"cache": cache, "clips": throughput.tested.clips, **throughput.tested.rates(), **throughput.shares()}
 
 
 def waiting_row(found: dict[str, Any]) -> str:
     """One line of the table."""
-    rates = f"{found['clips_per_second']:.1f} | {100 * found['data_wait_share']:.1f} %"
-    return f"| {found['cache']} | {found['clips']:,} | {rates} |"
+    cells = [found["cache"], f"{found['clips']:,}", f"{found['clips_per_second']:.1f}"]
+    cells += [f"{100 * found['data_wait_share']:.1f} %", f"{found['first_wait_seconds']:.1f} s"]
+    return f"| {' | '.join(cells)} | {100 * found['later_wait_share']:.1f} % |"
 
 
-WAITING_HEAD = "| feature cache | clips | clips / s | waited for data |\n|---|---:|---:|---:|"
+WAITING_HEAD = (
+    "| feature cache | clips | clips / s | waited in all | for the first batch | after it |\n"
+    "|---|---:|---:|---:|---:|---:|"
+)
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
