@@ -18,7 +18,7 @@ from mosear.files import written_atomically
 
 _LABELS_KEY = b"mosear.labels"
 _DISTRIBUTIONS = ("distribution", "p_visual", "p_audio", "p_text")
-_OPTIONAL = ("conflict", "target")
+_OPTIONAL = ("conflict", "target", "attention_before", "attention_after")
 
 
 def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
         _column("text", pa.string(), nullable=True),
         _column("conflict", pa.float64(), nullable=True),
         _column("target", pa.string(), nullable=True),
+        _column("attention_before", pa.list_(pa.float64()), nullable=True),
+        _column("attention_after", pa.list_(pa.float64()), nullable=True),
     ]
 )
 
@@ -68,6 +70,9 @@ class PredictionRow:
         text: transcript, or None.
         conflict: how much face and voice disagree, in [0, 1], as CHASE sees it; None without it or without both.
         target: the modality that CHASE steered to, "audio" or "visual"; None where it left attention alone.
+        attention_before: shares of attention on audio, visual and other tokens, mean over layers, heads and the rows
+            that a policy may edit; None where nothing was steered.
+        attention_after: the same after the policy.
         benchmark: name of the benchmark.
         model: "zero_shot", "tuned", or "imported" for predictions of others.
         steering: name of the steering policy, "none" without.
@@ -93,6 +98,8 @@ class PredictionRow:
     text: str | None = None
     conflict: float | None = None
     target: str | None = None
+    attention_before: Sequence[float] | None = None
+    attention_after: Sequence[float] | None = None
 
     @property
     def correct(self) -> bool:

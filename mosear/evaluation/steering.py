@@ -113,22 +113,32 @@ class SteeredEvaluation:
             yield
 
     def note(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        """Count the batch that was answered last; per clip its ``conflict`` and ``target`` for the predictions."""
+        """Count the batch that was answered last; per clip what the predictions say about it.
+
+        These are ``attention_before`` and ``attention_after``, and, if CHASE judged, ``conflict`` and ``target``.
+        """
         record = self.session.last
         assert record is not None, "note() follows a pass of a session that records"
         self.telemetry.add(clips, record)
+        notes = attention_of(record, len(clips))
         if record.decision is None:
-            return [{} for _ in clips]
+            return notes
         found = zip(record.decision.conflict.tolist(), record.decision.target.tolist(), strict=True)
-        notes = [
-            {
-                "conflict": None if math.isnan(conflict) else conflict,
-                "target": None if target == NO_TARGET else TokenRole(target).name.lower(),
-            }
-            for conflict, target in found
-        ]
-        assert len(notes) == len(clips)
+        for note, (conflict, target) in zip(notes, found, strict=True):
+            note["conflict"] = None if math.isnan(conflict) else conflict
+            note["target"] = None if target == NO_TARGET else TokenRole(target).name.lower()
         return notes
+
+
+def attention_of(record: SequenceRecord, clips: int) -> list[dict[str, Any]]:
+    """Per clip its shares of attention, mean over layers and heads with exact rows; nothing where there are none."""
+    before, after = (part.nanmean(dim=(1, 2)) for part in (record.before, record.after))  # [B, 3]
+    if len(before) != clips:
+        return [{} for _ in range(clips)]
+    return [
+        {} if own.isnan().any() else {"attention_before": own.tolist(), "attention_after": edited.tolist()}
+        for own, edited in zip(before, after, strict=True)
+    ]
 
 
 def true_direction(clip: Clip) -> str | None:

@@ -97,15 +97,24 @@ def test_answers_are_steered_and_readings_are_not(corpus: Path, adapter: str) ->
         assert (row.p_visual, row.p_audio, row.p_text) == (before.p_visual, before.p_audio, before.p_text)
         if row.p_visual is None or row.p_audio is None:
             assert row.conflict is None and row.target is None
+            assert row.attention_before == pytest.approx(row.attention_after, abs=1e-6) or row.attention_before is None
             assert row.distribution == pytest.approx(before.distribution, abs=1e-5)
         else:
             decision = CHASE.decide({m: torch.tensor([getattr(row, f"p_{m}")]) for m in ("audio", "visual")})
             assert row.conflict == pytest.approx(float(decision.conflict), abs=1e-5)
             assert row.target in ("audio", "visual")
+            assert sum(row.attention_before) == pytest.approx(1, abs=1e-4) and len(row.attention_before) == 3
+            assert sum(row.attention_after) == pytest.approx(1, abs=1e-4)
+            assert row.attention_after != pytest.approx(row.attention_before, abs=1e-4)
             assert row.distribution != pytest.approx(before.distribution, abs=1e-5)
     assert {row.conflict for row in plain.values()} == {row.target for row in plain.values()} == {None}
     summary = callback.telemetry.summary()
     assert summary["clips"] == sum(row.conflict is not None for row in steered.values()) > 0
+    counted = [row.attention_before for row in steered.values() if row.conflict is not None]
+    torch.testing.assert_close(
+        torch.tensor(summary["before"]).mean(dim=(0, 1)), torch.tensor(counted).mean(0), atol=1e-4, rtol=0
+    )
+    assert {row.attention_before for row in plain.values()} == {None}
     before_mass, after_mass = (torch.tensor(summary[when]) for when in ("before", "after"))
     torch.testing.assert_close(before_mass.sum(-1), after_mass.sum(-1), atol=1e-4, rtol=0)
     assert (before_mass != after_mass).any() and torch.tensor(summary["flagged"]).max() > 0.5

@@ -275,6 +275,7 @@ def test_a_clip_says_what_each_run_answered_and_the_means(tmp_path):
     assert answer["face"] == pytest.approx(np.mean([row.p_visual for row in rows], axis=0), abs=1e-3)
     assert answer["conflict"] == pytest.approx(np.mean([row.conflict for row in rows]), abs=1e-3)
     assert answer["steered"] == [row.target for row in rows]
+    assert answer["attention"] == [[0.5, 0.1, 0.4], [0.3, 0.25, 0.45]]
 
 
 # The page -------------------------------------------------------------------------------------------------------------

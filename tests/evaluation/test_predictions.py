@@ -14,6 +14,8 @@ from mosear.evaluation.summary import comparison_table, paired_differences, summ
 
 LABELS = ["happy", "sad", "angry"]
 
+ATTENTION = {"attention_before": [0.5, 0.1, 0.4], "attention_after": [0.3, 0.3, 0.4]}
+
 
 def row(index=0, **changes):
     values = {
@@ -61,7 +63,15 @@ def test_round_trip(tmp_path):
     rows = [
         row(0, distribution=[0.5, 0.25, 0.25], p_visual=[1.0, 0.0, 0.0], text="Grüße <b>", video="a/b.mp4", seed=3),
         row(1, prediction=None, unparsed_reason="bad media: truncated file", split="val", steering="chase"),
-        row(2, prediction="sad", answer_text="I think sad.", conflict=0.25, target="visual"),
+        row(
+            2,
+            prediction="sad",
+            answer_text="I think sad.",
+            conflict=0.25,
+            target="visual",
+            attention_before=[0.5, 0.1, 0.4],
+            attention_after=[0.3, 0.3, 0.4],
+        ),
     ]
     path = tmp_path / "predictions.parquet"
     write_predictions(rows, LABELS, path)

@@ -30,6 +30,7 @@ def answers(
             answer = i % 3 if rng.random() < accuracy else (i + 1) % 3
             unread = i == clips - 1 and model == "zero_shot"
             steered = {"conflict": float(rng.random()), "target": (None, "audio", "visual")[i % 3]}
+            steered |= {"attention_before": [0.5, 0.1, 0.4], "attention_after": [0.3, 0.3 - seed / 10, 0.4 + seed / 10]}
             rows.append(
                 PredictionRow(
                     id=f"{subset} {EVIL} clip {i}",

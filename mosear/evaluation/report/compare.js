@@ -195,6 +195,11 @@
       const targets = [...new Set(answer.steered)].map((target) => ({ audio: "steered to the voice", visual: "steered to the face" })[target] ?? "left alone");
       card.append(element("p", { text: `conflict ${answer.conflict.toFixed(2)}, ${targets.join(" / ")}` }));
     }
+    if (answer.attention) {
+      const [before, after] = answer.attention;
+      const share = (i) => `${percent(before[i])} → ${percent(after[i])} %`;
+      card.append(element("p", { text: `attention: voice ${share(0)}, face ${share(1)}` }));
+    }
     for (const wording of answer.wordings ?? []) card.append(element("p", { text: `“${wording}”` }));
     for (const reason of answer.reasons ?? []) card.append(element("p", { text: `unparsed: ${reason}` }));
     const table = evidence(clip, answer, colours[system.name]);
