@@ -25,14 +25,15 @@ from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.files import written_atomically
 
 STORED = Path(__file__).with_name("ratios.json")
-THREADS = "--threads=1"
+CLOCK = ("--threads=1", "--clock=cpu")
+"""Other jobs do not enter it."""
 
 
 def cases_of(main: Callable[[Sequence[str]], None], options: Sequence[str]) -> list[dict[str, Any]]:
     """What a benchmark writes with ``--json``; its table goes to stderr."""
     with TemporaryDirectory() as directory, redirect_stdout(sys.stderr):
         path = Path(directory) / "found.json"
-        main([*options, THREADS, f"--json={path}"])
+        main([*options, *CLOCK, f"--json={path}"])
         return json.loads(path.read_text(encoding="utf-8"))["cases"]
 
 
