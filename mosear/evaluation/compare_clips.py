@@ -82,8 +82,10 @@ def _answer(system: System, name: str) -> dict[str, Any]:
     if conflicts:
         record["conflict"] = round(float(np.mean(conflicts)), DIGITS)
         record["steered"] = [row.target for row in rows]
-    if shares := [(row.attention_before, row.attention_after) for row in rows if row.attention_before is not None]:
-        record["attention"] = np.mean(shares, axis=0).round(DIGITS).tolist()
+    before = [row.attention_before for row in rows if row.attention_before is not None]
+    after = [row.attention_after for row in rows if row.attention_after is not None]
+    if before and after:
+        record["attention"] = [np.mean(shares, axis=0).round(DIGITS).tolist() for shares in (before, after)]
     wordings = [row.answer_text for row in rows if row.answer_text is not None]
     reasons = [row.unparsed_reason for row in rows if row.unparsed_reason is not None]
     return record | ({"wordings": wordings} if wordings else {}) | ({"reasons": reasons} if reasons else {})
