@@ -178,12 +178,12 @@ def test_a_record_has_a_stamp_more_than_steps(tmp_path: Path) -> None:
     for loss in (2.0, 1.0):
         recorder.step()
         recorder.loss(loss)
-    held = np.ones(2**24, np.uint8)  # 16 MiB, touched
+    held = np.ones(2**27, np.uint8)  # 128 MiB: too large to come from memory that was freed before
     recorder.end()
     found = json.loads((tmp_path / "record.json").read_text())
     assert (found["loss"], len(found["wall"]), len(found["cpu"])) == ([2.0, 1.0], 3, 3)
     assert found["wall"] == sorted(found["wall"])
-    assert found["training_mib"] - found["before_mib"] > 0.9 * held.nbytes / 2**20
+    assert found["training_mib"] - found["before_mib"] > 0.5 * held.nbytes / 2**20
     assert found["peak_mib"] == max(found["training_mib"], found["loading_mib"])
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
 
