@@ -17,11 +17,11 @@ from torch import Tensor
 from mosear.roles import TokenRole
 from mosear.steering.policies.chase import NO_TARGET, Chase
 from mosear.steering.rows import MODALITIES
+from mosear.steering.stats import AFTER, BEFORE, FLAGGED
 
 if TYPE_CHECKING:
     from mosear.data.clip import Clip
     from mosear.steering.session import SteeringSession
-    from mosear.steering.stats import SequenceRecord
 
 DIGITS = 5
 
@@ -40,16 +40,15 @@ class SteeringTelemetry:
     def __init__(self, clips: int = 0, total: Tensor | None = None) -> None:
         self.clips, self.total = clips, total
 
-    def add(self, clips: Sequence[Clip], record: SequenceRecord) -> None:
+    def add(self, clips: Sequence[Clip], means: Tensor) -> None:
         """Count a batch.
 
         Args:
             clips: ``B``.
-            record: of the passes that answered them.
+            means: ``[B, layers, heads, 7]`` of the record of the passes that answered them.
         """
-        means = torch.cat([record.before, record.after, record.flagged[..., None]], dim=-1).double()
         both = torch.tensor([clip.video is not None and clip.audio is not None for clip in clips])
-        counted = means[both & ~means.flatten(1).isnan().any(1)] if len(means) else means
+        counted = (means[both & ~means.flatten(1).isnan().any(1)] if len(means) else means).double()
         self.merge(SteeringTelemetry(len(counted), counted.sum(0)))
 
     def merge(self, other: SteeringTelemetry) -> None:
@@ -70,9 +69,9 @@ class SteeringTelemetry:
         return {
             "clips": self.clips,
             "modalities": list(MODALITIES),
-            "before": means[..., :3].tolist(),
-            "after": means[..., 3:6].tolist(),
-            "flagged": means[..., 6].tolist(),
+            "before": means[..., BEFORE].tolist(),
+            "after": means[..., AFTER].tolist(),
+            "flagged": means[..., FLAGGED].tolist(),
         }
 
 
@@ -119,8 +118,9 @@ class SteeredEvaluation:
         """
         record = self.session.last
         assert record is not None, "note() follows a pass of a session that records"
-        self.telemetry.add(clips, record)
-        notes = attention_of(record, len(clips))
+        means = record.means()
+        self.telemetry.add(clips, means)
+        notes = attention_of(means, len(clips))
         if record.decision is None:
             return notes
         found = zip(record.decision.conflict.tolist(), record.decision.target.tolist(), strict=True)
@@ -130,9 +130,9 @@ class SteeredEvaluation:
         return notes
 
 
-def attention_of(record: SequenceRecord, clips: int) -> list[dict[str, Any]]:
+def attention_of(means: Tensor, clips: int) -> list[dict[str, Any]]:
     """Per clip its shares of attention, mean over layers and heads with exact rows; nothing where there are none."""
-    before, after = (part.nanmean(dim=(1, 2)) for part in (record.before, record.after))  # [B, 3]
+    before, after = (means[..., part].nanmean(dim=(1, 2)) for part in (BEFORE, AFTER))  # [B, 3]
     if len(before) != clips:
         return [{} for _ in range(clips)]
     return [

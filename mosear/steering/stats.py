@@ -68,17 +68,17 @@ class SequenceRecord:
     @property
     def before(self) -> Tensor:
         """float32 ``[B, layers, heads, 3]`` mean mass on audio, visual and other tokens; NaN without steered rows."""
-        return self._means()[..., BEFORE]
+        return self.means()[..., BEFORE]
 
     @property
     def after(self) -> Tensor:
         """The same after the policy."""
-        return self._means()[..., AFTER]
+        return self.means()[..., AFTER]
 
     @property
     def flagged(self) -> Tensor:
         """float32 ``[B, layers, heads]``, share of rows that the policy edited; NaN without steered rows."""
-        return self._means()[..., FLAGGED]
+        return self.means()[..., FLAGGED]
 
     def add(self, layer: int, sums: Tensor, counts: Tensor) -> None:
         """Rows of one pass; a pass over other rows than the prompts' (some were dropped) is left out."""
@@ -89,7 +89,8 @@ class SequenceRecord:
         if len(known) == ADDED_AT_ONCE:
             known[:] = [added(known)]
 
-    def _means(self) -> Tensor:
+    def means(self) -> Tensor:
+        """float32 ``[B, layers, heads, 7]``: ``before``, ``after`` and ``flagged`` at once, for who needs them all."""
         batch = len(next(iter(self.sums.values()))[0][1]) if self.sums else 0
         means = torch.full((batch, self.layers, self.heads, FLAGGED + 1), float("nan"))
         for layer, known in self.sums.items():
