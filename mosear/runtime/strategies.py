@@ -24,7 +24,6 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.distributed.constants import default_pg_timeout
 
 from mosear.backbones.partitioned import move_rest
 from mosear.files import written_atomically
@@ -52,8 +51,7 @@ class DdpStrategy(DDPStrategy):
     def setup_distributed(self) -> None:
         """As Lightning's, through a store that no earlier start of the job has used."""
         self.set_world_ranks()
-        device = None if self.root_device.type == "cpu" else self.root_device
-        connect(self, self._get_process_group_backend(), self._timeout or default_pg_timeout, device)
+        connect(self, None if self.root_device.type == "cpu" else self.root_device)
         super().setup_distributed()
 
 
@@ -64,12 +62,13 @@ def checked_timeout(minutes: float) -> timedelta:
     return timedelta(minutes=minutes)
 
 
-def connect(strategy: Any, backend: str, timeout: timedelta, device: torch.device | None = None) -> None:
-    """Under torchrun, connect the processes; otherwise leave it to whoever would."""
+def connect(strategy: Any, device: torch.device | None = None) -> None:
+    """Under torchrun, connect a strategy's processes; otherwise leave it to whoever would."""
+    timeout = strategy._timeout
     if torch.distributed.is_initialized() or (store := store_of_this_start(timeout)) is None:
         return
     torch.distributed.init_process_group(
-        backend,
+        strategy._get_process_group_backend(),
         store=store,
         rank=strategy.global_rank,
         world_size=strategy.world_size,
@@ -162,7 +161,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def _init_deepspeed_distributed(self) -> None:
         """DeepSpeed takes the connection that it finds."""
-        connect(self, self._get_process_group_backend(), self._timeout or default_pg_timeout)
+        connect(self)
         super()._init_deepspeed_distributed()
 
     @property
