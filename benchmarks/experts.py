@@ -35,23 +35,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.side_by_side import add_options, check_options, peak_bytes, ratios, run_cases, timed
-from mosear.backbones import OmniBackbone, load_backbone
+from benchmarks.training_step import Size, TrainingStep, raw_batch, trainable
+from mosear.backbones import load_backbone
 from mosear.backbones.families import family_of
-from mosear.data.clip import Clip
-from mosear.data.media import Media
-from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
-from mosear.data.sample import OmniBatch, SampleBuilder, collate
-from mosear.data.synthetic.clips import FPS, render_clip_arrays
-from mosear.data.synthetic.plans import GROUPS, clip_rngs, plan_clip
 from mosear.evaluation.answering import Answering
 from mosear.experts import MoSEConfig, sequence_state
 from mosear.experts.layer import LayerSlot, MoSELinear
 from mosear.experts.passes import ForwardPass
 from mosear.roles import TokenRole
 from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning, build_optimiser
-from mosear.training.processes import Part
+from mosear.training.optim import Tuning
 
 WAYS = ("lora", "mose", "loop")
 PARTS = ("layer", "decoder", "step")
@@ -139,11 +133,6 @@ def adapt(model: nn.Module, way: str, rank: int) -> nn.Module:
     return network
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters that train."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
 def token_roles(case: Case) -> Tensor:
     """``[B, L]``: mostly pictures, some sound, a question."""
     length = min(case.tokens, 1024)
@@ -204,42 +193,17 @@ def decoder_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
     return step, networks
 
 
-def clip_batch(backbone: OmniBackbone, clips: int) -> OmniBatch:
-    """The first training clips of the synthetic corpus with their answers, media encoded."""
-    processor = MediaProcessor(backbone.processor)
-    builder = SampleBuilder(backbone.processor, backbone.family, Prompt())
-    samples = []
-    for index in range(clips):
-        plan = plan_clip(0, GROUPS[0], index)
-        frames, sound = render_clip_arrays(plan.face, plan.voice, plan.speaker, clip_rngs(0, GROUPS[0], index)[1])
-        media = processor(Media(frames[::2], FPS / 2, sound, len(frames) / FPS))
-        clip = Clip(id=plan.id, video=plan.path, audio="video", text=plan.text, label=plan.label)
-        samples.append(builder.build(clip, media, answer=plan.label))
-    batch = collate(samples, builder.pad_id)
-    return replace(batch, media=backbone.encode(batch.media))
-
-
 def step_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
     """A training step of tiny-omni: the module's own forward and loss, backward, clipping, AdamW."""
     backbone = load_backbone("tiny-omni", dtype="fp32" if case.dtype == "float32" else "bf16", device=case.device)
-    batch, tuning = clip_batch(backbone, case.clips).to(case.device), Tuning()
-    tuners = {}
+    raw = raw_batch(backbone, Size(case.clips))
+    batch = replace(raw, media=backbone.encode(raw.media)).to(case.device)
+    steps = {}
     for way in WAYS:
         own = replace(backbone, model=deepcopy(backbone.model))
-        tuners[way] = EmotionTuner(own, adapt(own.model, way, case.rank), Prompt(), tuning, Answering())
-        tuners[way].on_train_epoch_start()
-    optimisers = {way: build_optimiser(tuner.parameters(), tuning) for way, tuner in tuners.items()}
-
-    def step(way: str) -> list[Tensor]:
-        with case.precision():
-            loss, state, _ = tuners[way].answer_step(Part.of_sampler(batch))
-            (loss + state.penalty()).backward()
-        nn.utils.clip_grad_norm_(trainable(tuners[way].network), 1.0)
-        optimisers[way].step()
-        optimisers[way].zero_grad()
-        return [loss.detach()]
-
-    return step, {way: tuner.network for way, tuner in tuners.items()}
+        tuner = EmotionTuner(own, adapt(own.model, way, case.rank), Prompt(), Tuning(), Answering())
+        steps[way] = TrainingStep(tuner, batch, case.precision)
+    return lambda way: [steps[way]()], {way: step.tuner.network for way, step in steps.items()}
 
 
 def check_equal(case: Case, step: Step, networks: dict[str, nn.Module]) -> None:

@@ -30,9 +30,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.experts import trainable
-from benchmarks.growth import Size, raw_batch
 from benchmarks.side_by_side import peak_bytes, ratios, timed
+from benchmarks.training_step import Size, TrainingStep, raw_batch
 from mosear.backbones import OmniBackbone, load_backbone
 from mosear.backbones.published import published_sizes
 from mosear.data.prompt import Prompt
@@ -42,8 +41,7 @@ from mosear.evaluation.generation import generate_ids
 from mosear.experts import MoSEConfig
 from mosear.steering import AttentionReallocation, steer
 from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning, build_optimiser
-from mosear.training.processes import Part
+from mosear.training.optim import Tuning
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
 """Dense bfloat16, by a part of the device's name."""
@@ -78,32 +76,17 @@ def random_checkpoint(directory: Path, size: str, device: str) -> Path:
     return target
 
 
-class Step:
-    """A training step of a loaded backbone with MoSE on one batch, media encoded in the step.
+def training(backbone: OmniBackbone, batch: OmniBatch, device: str, learning_rate: float = 1e-3) -> Callable[[], float]:
+    """A step of a loaded backbone with MoSE on one batch, media encoded in the step; returns its loss."""
+    network = peft.get_peft_model(backbone.model, MoSEConfig(r=4, alpha=8))
+    tuner = EmotionTuner(backbone, network, Prompt(), Tuning(learning_rate=learning_rate), Answering())
+    step = TrainingStep(tuner, batch, lambda: torch.autocast(device, torch.bfloat16))
 
-    Args:
-        backbone: frozen; gets an adapter.
-        batch: processed media.
-        learning_rate: of AdamW.
-    """
+    def encode_and_train() -> float:
+        step.batch = replace(batch, media=backbone.encode(batch.media))
+        return float(step())
 
-    def __init__(self, backbone: OmniBackbone, batch: OmniBatch, learning_rate: float = 1e-3) -> None:
-        self.batch = batch
-        network = peft.get_peft_model(backbone.model, MoSEConfig(r=4, alpha=8))
-        self.tuner = EmotionTuner(backbone, network, Prompt(), Tuning(learning_rate=learning_rate), Answering())
-        self.tuner.on_train_epoch_start()
-        self.optimiser = build_optimiser(self.tuner.parameters(), self.tuner.tuning)
-
-    def __call__(self) -> float:
-        device = self.tuner.backbone.device.type
-        encoded = replace(self.batch, media=self.tuner.backbone.encode(self.batch.media))
-        with torch.autocast(device, torch.bfloat16):
-            loss, state, _ = self.tuner.answer_step(Part.of_sampler(encoded))
-            (loss + state.penalty()).backward()
-        nn.utils.clip_grad_norm_(trainable(self.tuner.network), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        return float(loss.detach())
+    return encode_and_train
 
 
 @contextmanager
@@ -134,7 +117,7 @@ def seconds_of(call: Callable[[], Any], args: argparse.Namespace) -> float:
 def training_row(checkpoint: Path, args: argparse.Namespace, quantization: str | None, recompute: bool) -> str:
     """Speed and memory of a step."""
     with loaded(checkpoint, args, quantization, recompute) as (backbone, batch):
-        step = Step(backbone, batch)
+        step = training(backbone, batch, args.device)
         seconds = seconds_of(step, args)
         weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
         peak = weights + peak_bytes(args.device, lambda _: step(), "step")
@@ -160,7 +143,7 @@ def learning(checkpoint: Path, args: argparse.Namespace) -> tuple[float, float]:
     """Mean loss of the first and of the last five steps over four batches of short clips."""
     with loaded(checkpoint, args, None, False) as (backbone, _):
         clips = raw_batch(backbone, Size(args.batch)).to(args.device)
-        step = Step(backbone, clips, learning_rate=5e-4)
+        step = training(backbone, clips, args.device, learning_rate=5e-4)
         losses = [step() for _ in range(args.steps)]
     return statistics.mean(losses[:5]), statistics.mean(losses[-5:])
 
@@ -192,7 +175,7 @@ def kernels(checkpoint: Path, args: argparse.Namespace, top: int = 10) -> str:
     """What takes most of a training step."""
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if args.device == "cuda" else [])
     with loaded(checkpoint, args, None, False) as (backbone, batch):
-        step = Step(backbone, batch)
+        step = training(backbone, batch, args.device)
         step()
         with profile(activities=kinds) as recorded:
             step()

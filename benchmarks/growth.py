@@ -20,44 +20,22 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import peft
 import torch
 import transformers
-from torch import nn
 
-from benchmarks.experts import trainable
 from benchmarks.side_by_side import add_options, check_options, peak_bytes, run_cases, timed
+from benchmarks.training_step import SECONDS, Size, TrainingStep, raw_batch
 from mosear.backbones import OmniBackbone, load_backbone
-from mosear.data.clip import Clip
-from mosear.data.media import Media
-from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
-from mosear.data.sample import OmniBatch, SampleBuilder, collate
-from mosear.data.synthetic.clips import FPS, render_clip_arrays
-from mosear.data.synthetic.plans import GROUPS, clip_rngs, plan_clip
+from mosear.data.sample import OmniBatch
 from mosear.evaluation.answering import Answering
 from mosear.experts import MoSEConfig
 from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning, build_optimiser
-from mosear.training.processes import Part
-
-SECONDS = 2
-"""Of a rendered clip."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of one step."""
-
-    clips: int = 8
-    frames: int = 8
-    seconds: int = SECONDS
-    experts: int = 1
-
+from mosear.training.optim import Tuning
 
 SERIES: dict[str, tuple[int, ...]] = {
     "clips": (4, 8, 16, 32),
@@ -75,39 +53,12 @@ def sizes(name: str) -> dict[str, Size]:
     return found
 
 
-def raw_batch(backbone: OmniBackbone, size: Size) -> OmniBatch:
-    """Training clips of the synthetic corpus with answers; longer ones repeat themselves."""
-    processor = MediaProcessor(backbone.processor)
-    builder = SampleBuilder(backbone.processor, backbone.family, Prompt(), max_tokens=100_000)
-    samples = []
-    for index in range(size.clips):
-        plan = plan_clip(0, GROUPS[0], index)
-        frames, sound = render_clip_arrays(plan.face, plan.voice, plan.speaker, clip_rngs(0, GROUPS[0], index)[1])
-        whole = np.concatenate([frames] * max(1, size.seconds // SECONDS))
-        chosen = np.linspace(0, len(whole) - 1, size.frames).round().astype(int)
-        repeated = np.concatenate([sound] * max(1, size.seconds // SECONDS))
-        media = processor(Media(whole[chosen], size.frames / size.seconds, repeated, len(whole) / FPS))
-        clip = Clip(id=plan.id, video=plan.path, audio="video", text=plan.text, label=plan.label)
-        samples.append(builder.build(clip, media, answer=plan.label))
-    return collate(samples, builder.pad_id)
-
-
 def training_step(backbone: OmniBackbone, batch: OmniBatch, experts: int) -> Callable[[], Any]:
     """As ``train.py`` does it, without conflict mixing."""
     own = replace(backbone, model=deepcopy(backbone.model))
     network = peft.get_peft_model(own.model, MoSEConfig(r=4, alpha=8, experts_per_group=experts))
     tuner = EmotionTuner(own, network, Prompt(), Tuning(), Answering())
-    tuner.on_train_epoch_start()
-    optimiser = build_optimiser(tuner.parameters(), Tuning())
-
-    def step() -> None:
-        loss, state, _ = tuner.answer_step(Part.of_sampler(batch))
-        (loss + state.penalty()).backward()
-        nn.utils.clip_grad_norm_(trainable(network), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
+    return TrainingStep(tuner, batch)
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
