@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mosear.data.synthetic.corpus import ensure_corpus
+from tests.helpers.corpus import rendered_corpus
 from tests.helpers.hosts import Host, NotPermitted, two_hosts
 from tests.helpers.run_if import RunIf
 
@@ -40,9 +40,7 @@ RECIPE = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    ensure_corpus(root / "synthetic", **CORPUS)
-    return root
+    return rendered_corpus(tmp_path_factory, **CORPUS)
 
 
 @pytest.fixture(scope="module")

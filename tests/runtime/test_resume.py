@@ -15,10 +15,10 @@ from hydra import compose, initialize_config_dir
 
 from mosear.callbacks.checkpoint_files import COMPLETE, complete, read_note
 from mosear.callbacks.preemption import REQUEUE
-from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.runtime.distributed import register_resolvers
 from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.runtime.validation import ConfigError, validate
+from tests.helpers.corpus import rendered_corpus
 from tests.helpers.training_child import ROOT, TrainingRuns, interruption, random_interruption
 
 LAST = 8
@@ -48,9 +48,7 @@ TIMINGS = re.compile(r"train/(.*_per_second|data_wait_share|peak_memory_gb)")
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    ensure_corpus(root / "synthetic", **CORPUS)
-    return root
+    return rendered_corpus(tmp_path_factory, **CORPUS)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mosear.callbacks.checkpoint_files import complete, read_note
-from mosear.data.synthetic.corpus import ensure_corpus
+from tests.helpers.corpus import rendered_corpus
 from tests.helpers.run_if import RunIf
 from tests.helpers.training_child import ROOT, interruption
 from tests.runtime.test_resume import CORPUS, LAST, RECIPE, assert_same_end
@@ -36,9 +36,7 @@ def torchrun(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    ensure_corpus(root / "synthetic", **CORPUS)
-    return root
+    return rendered_corpus(tmp_path_factory, **CORPUS)
 
 
 @pytest.mark.parametrize("trainer", ["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
