@@ -257,6 +257,7 @@ def _settings(
             "stage": trial.stage,
             "objective": round(trial.objective, DIGITS),
             "loses_nothing": stages.board.loses_nothing(trial),
+            "proven": stages.board.proven(trial),
             "change": round(trial.change, DIGITS),
             "accuracy": {name: round(value, DIGITS) for name, value in trial.accuracy.items()},
             "policy": policy_as_dict(trial.policy) if trial.policy is not None else None,

@@ -20,6 +20,8 @@ Objective = Literal["mean", "conflict"]
 OBJECTIVES = ("mean", "conflict")
 CONSISTENT = "consistent"
 CONFLICTS = ("video_aligned", "audio_aligned")
+SURE = 1.96
+"""Standard errors that a gain must exceed."""
 
 Answers = Callable[[Policy], FloatArray]
 """Log-probabilities of the labels ``[N, C]`` under a policy."""
@@ -116,28 +118,44 @@ class Board:
         """What guides the search: the objective, less what consistent clips lose."""
         return trial.objective - max(0.0, self.unsteered.accuracy[CONSISTENT] - trial.accuracy[CONSISTENT])
 
+    def lead(self, first: Trial, second: Trial) -> tuple[FloatArray, FloatArray, float]:
+        """How far the first is ahead in each subset of the objective, with standard errors, paired by clip.
+
+            d_i = [first right on i] - [second right on i]
+            SE_s^2 = var_s(d) / n_s  in subset s,      SE^2 = 1/S^2 sum_s SE_s^2  of the objective (S subsets)
+
+        Returns:
+            ``[S]`` leads, ``[S]`` errors of these, and the error of their mean.
+        """
+        difference = first.correct.astype(float) - second.correct.astype(float)
+        parts = [difference[self.subsets == name] for name in self.weighted]
+        errors = np.array([part.std() / math.sqrt(len(part)) for part in parts])
+        return np.array([part.mean() for part in parts]), errors, math.sqrt(float((errors**2).sum())) / len(parts)
+
     def as_good(self, trial: Trial, best: Trial) -> bool:
         """Is the trial within one standard error of the best one, in the objective and in each subset of it?
 
         In each subset, so that two subsets that are traded against each other do not pass for a draw.
-
-            d_i = [best right on i] - [trial right on i]
-            SE_s^2 = var_s(d) / n_s  in subset s,      SE^2 = 1/S^2 sum_s SE_s^2  of the objective (S subsets)
         """
-        difference = best.correct.astype(float) - trial.correct.astype(float)
-        parts = [difference[self.subsets == name] for name in self.weighted]
-        errors = np.array([part.std() / math.sqrt(len(part)) for part in parts])
-        lost = np.array([part.mean() for part in parts])
-        overall = math.sqrt(float((errors**2).sum())) / len(parts)
+        lost, errors, overall = self.lead(best, trial)
         return float(lost.mean()) <= overall and bool((lost <= errors).all())
+
+    def proven(self, trial: Trial) -> bool:
+        """Does the trial gain more than chance would give: is the 95 % interval of its gain above 0?"""
+        gains, _, overall = self.lead(trial, self.unsteered)
+        return float(gains.mean()) > SURE * overall
 
     def choose(self, trials: Iterable[Trial]) -> Trial:
         """The weakest of those that are as good as the best, as far as these clips can tell.
 
-        Trials that lose consistent clips are out; no steering is always in. The best of the rest is the one with the
-        largest objective; of those that are :meth:`as_good`, the one with the least ``change`` wins.
+        Trials that lose consistent clips, or whose gain is not :meth:`proven`, are out; no steering is always in. The
+        best of the rest is the one with the largest objective; of those that are :meth:`as_good`, the one with the
+        least ``change`` wins.
         """
-        allowed = [self.unsteered, *(trial for trial in trials if self.loses_nothing(trial))]
+        allowed = [
+            self.unsteered,
+            *(trial for trial in trials if self.loses_nothing(trial) and self.proven(trial)),
+        ]
         best = max(allowed, key=lambda trial: (trial.objective, -trial.change))
         return min(
             (trial for trial in allowed if trial is best or self.as_good(trial, best)),

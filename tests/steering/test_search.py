@@ -109,7 +109,7 @@ def test_no_steering_is_chosen_when_everything_harms() -> None:
 
 
 def test_the_weakest_of_those_as_good_as_the_best_is_chosen() -> None:
-    own = board()
+    own = board("1110 0000 1110")
     best = own.trial("s", policy(1), answers("1111 1110 1110", sure=0.99))
     weaker = own.trial("s", policy(2), answers("1111 0011 1110", sure=0.61))
     far = own.trial("s", policy(3), answers("1110 1000 1111", sure=0.6))
@@ -118,6 +118,25 @@ def test_the_weakest_of_those_as_good_as_the_best_is_chosen() -> None:
     assert own.choose([best, far]) is best
     for order in itertools.permutations([best, weaker, far]):
         assert own.choose(order) is weaker
+
+
+def test_a_gain_that_may_be_chance_is_not_worth_steering() -> None:
+    """Sure when the paired bootstrap's 95 % interval of the gain lies above 0, in the objective."""
+    names = ["consistent"] * 120 + ["video_aligned"] * 60 + ["audio_aligned"] * 90
+    right = RNG.random(270) < 0.7
+    own = Board(names, [0] * 270, np.where(right[:, None], [-0.1, -2.0], [-2.0, -0.1]))
+    compared = {True: 0, False: 0}
+    for number, rate in enumerate(np.linspace(0, 0.4, 20), 1):
+        changed = right ^ (RNG.random(270) < np.where(right, 0.1, 0.1 + rate))
+        trial = own.trial("s", policy(number), np.where(changed[:, None], [-0.1, -2.0], [-2.0, -0.1]))
+        pair = [{n: t.correct[own.subsets == n].astype(float) for n in own.weighted} for t in (trial, own.unsteered)]
+        interval = paired_difference(*pair, lambda m: sum(m.values()) / len(m), n_boot=4000)  # type: ignore
+        if abs(interval.low) > 0.004:  # the bootstrap has an error of its own
+            assert own.proven(trial) is (interval.low > 0)
+            compared[interval.low > 0] += 1
+            if interval.low < 0:
+                assert own.choose([trial]) is own.unsteered
+    assert min(compared.values()) > 3
 
 
 def test_subsets_are_not_traded_against_each_other() -> None:
