@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import av
@@ -150,6 +151,9 @@ class _Tracks:
         self.audio = self._require_audio() if want_audio else None
         self.wanted = [stream for stream in (self.video, self.audio) if stream is not None]
         self.ends = ends or {stream.index: self._promised_end(stream) for stream in self.wanted}
+        # Floats: arithmetic on av's fractions would cost as much as decoding the sound.
+        self._ticks = {stream.index: _float(stream.time_base) for stream in container.streams}
+        self._frame_seconds = {stream.index: _frame_seconds(stream) for stream in container.streams}
 
     def _require_video(self) -> av.VideoStream:
         stream = video_stream(self.container)
@@ -183,10 +187,9 @@ class _Tracks:
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is None:
             return 0.0
-        length = float((packet.duration or 0) * packet.time_base)
-        if not length and packet.stream.type == "video" and packet.stream.average_rate:
-            length = 1 / float(packet.stream.average_rate)
-        return float(ticks * packet.time_base) - self.origin + length
+        index = packet.stream_index
+        seconds = self._ticks[index]
+        return ticks * seconds - self.origin + ((packet.duration or 0) * seconds or self._frame_seconds[index])
 
     def scan(self) -> dict[int, float]:
         """Measures the streams' ends from packet timestamps (nothing is decoded), up to ``max_seconds``."""
@@ -355,6 +358,15 @@ class _SoundCollector:
             self._chunks.append(_mono(piece.to_ndarray()))
 
 
+def _float(time_base: Fraction | None) -> float:
+    return float(time_base) if time_base is not None else 0.0
+
+
+def _frame_seconds(stream: Any) -> float:
+    """How long a packet without a duration of its own stands on screen; sound says it itself."""
+    return 1 / float(stream.average_rate) if stream.type == "video" and stream.average_rate else 0.0
+
+
 def _planes(frame: av.AudioFrame) -> np.ndarray:
     """float32 ``[channels, N]`` of a frame in one of ``PLAIN_SAMPLES``, the values that FFmpeg's resampler gives."""
     samples = frame.to_ndarray()
@@ -365,4 +377,4 @@ def _planes(frame: av.AudioFrame) -> np.ndarray:
 
 def _mono(planes: np.ndarray) -> np.ndarray:
     """The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1]."""
-    return planes.mean(axis=0, dtype=np.float32)
+    return planes[0] if len(planes) == 1 else planes.mean(axis=0, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,19 +62,30 @@ class MediaProcessor:
         if len(audio) <= extractor.n_fft // 2:  # too short to be mirrored at its ends
             return None
         # A family that pads to a full window (30 to 300 s) gives the same mel for a fraction of the work: zeros past
-        # the last analysis window change nothing. One that does not pad ignores the length. No sound is cut here:
-        # budgets do that.
+        # the last analysis window change nothing. No sound is cut here: budgets do that.
         padded = math.ceil(len(audio) / extractor.hop_length) * extractor.hop_length + 2 * extractor.n_fft
-        out = self.processor(
-            text=[self.processor.audio_token],
-            audio=[audio],
-            audio_kwargs={
-                "max_length": max(min(padded, extractor.n_samples), len(audio)),
-                "sampling_rate": extractor.sampling_rate,
-            },
+        # The extractor itself: around it, the processor expands a text that nobody reads, for as long as the mel takes.
+        out = extractor(
+            [audio],
+            sampling_rate=extractor.sampling_rate,
+            padding="max_length" if self._pads_sound else "longest",
+            max_length=max(min(padded, extractor.n_samples), len(audio)),
+            truncation=False,
+            return_attention_mask=True,
             return_tensors="pt",
         )
-        return out["input_features"][0][:, : int(out["feature_attention_mask"][0].sum())]
+        return out["input_features"][0][:, : int(out["attention_mask"][0].sum())]
+
+    @cached_property
+    def _pads_sound(self) -> bool:
+        """Does the processor pad sound with silence? (If not, the last windows see the sound mirrored.)"""
+        extractor = self.processor.feature_extractor
+        sound = np.zeros(4 * extractor.n_fft, np.float32)
+        options = {"max_length": 2 * len(sound), "sampling_rate": extractor.sampling_rate}
+        out = self.processor(
+            text=[self.processor.audio_token], audio=[sound], audio_kwargs=options, return_tensors="pt"
+        )
+        return bool(out["input_features"].shape[-1] > len(sound) // extractor.hop_length)
 
 
 def audio_token_count(processor: ProcessorMixin, mel_frames: int) -> int:
