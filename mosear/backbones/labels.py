@@ -11,6 +11,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from mosear.backbones.masks import causal_mask, tree_mask
+
+
+@dataclass(frozen=True)
+class LabelTokens:
+    """What a pass needs in which ``N`` label tokens follow each prompt, as a tree.
+
+    Attributes:
+        ids: ``[B, N]``, to be put behind the prompts.
+        position_ids: ``[3, B, L + N]`` of prompts and nodes; siblings share one.
+        mask: bool ``[B, 1, L + N, L + N]``: a node sees the prompt, its ancestors and itself.
+    """
+
+    ids: Tensor
+    position_ids: Tensor
+    mask: Tensor
+
+    def extend(self, tokens: Tensor, value: int) -> Tensor:
+        """``[B, L]`` about the prompts to ``[B, L + N]``, with ``value`` for the nodes."""
+        return F.pad(tokens, (0, self.ids.shape[1]), value=value)
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,25 @@ class LabelTrie:
             if parent >= 0:
                 matrix[node] |= matrix[parent]
         return matrix
+
+    def after(self, attention_mask: Tensor, position_ids: Tensor, hidden_keys: Tensor | None = None) -> LabelTokens:
+        """The inner nodes as further tokens of the pass that reads the prompts.
+
+        Args:
+            attention_mask: ``[B, L]`` of the prompts, 0 on padding.
+            position_ids: ``[3, B, L]``.
+            hidden_keys: ``[B, L]`` bool, prompt tokens that nobody may see.
+        """
+        device, count = attention_mask.device, len(self.tokens)
+        ends = position_ids.amax(0).masked_fill(~attention_mask.bool(), 0).amax(1)
+        positions = ends[:, None] + 1 + torch.tensor(self.depths(), device=device)
+        prompt = F.pad(causal_mask(attention_mask, hidden_keys), (0, count), value=False)
+        nodes = tree_mask(attention_mask, self.ancestors().to(device), hidden_keys)
+        return LabelTokens(
+            torch.tensor(self.tokens, device=device).expand(len(attention_mask), -1),
+            torch.cat([position_ids, positions.expand(3, -1, -1)], dim=-1),
+            torch.cat([prompt, nodes], dim=2),
+        )
 
     def scores(self, steps: Tensor) -> Tensor:
         """Summed log-probabilities of the labels.

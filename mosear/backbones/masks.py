@@ -31,7 +31,7 @@ def causal_mask(attention_mask: Tensor, hidden_keys: Tensor | None = None) -> Te
 
 
 def tree_mask(attention_mask: Tensor, ancestors: Tensor, hidden_keys: Tensor | None = None) -> Tensor:
-    """Who may look at whom when a token tree follows a cached prompt.
+    """Who may look at whom when a token tree follows a prompt.
 
     Args:
         attention_mask: ``[B, L]`` of the prompt, 0 on padding.

@@ -1,10 +1,10 @@
-"""Answers by label scoring: every candidate label is scored from one shared prompt.
+"""Answers by label scoring: every candidate label is scored in the one pass that reads the prompt.
 
     score(label) = sum over the label's tokens and the end token of log p(token | prompt, earlier tokens)
 
-The candidates form a prefix trie. The prompt runs once; then ONE further pass runs all inner nodes of the trie, each
-seeing the prompt's keys and its own ancestors. The prompt must be complete (not only a shared prefix) because a
-modality gate depends on all of it.
+The candidates form a prefix trie, whose inner nodes follow the prompt as a tree of tokens: each sees the prompt, its
+own ancestors and itself. There is no KV cache, so gradient checkpointing may be on; a modality gate, which depends on
+the prompt alone, is computed once for all candidates.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from mosear.backbones.labels import LabelTrie
-from mosear.backbones.masks import causal_mask, tree_mask
-from mosear.experts.state import sequence_state
+from mosear.experts.state import SequenceState, sequence_state
+from mosear.roles import TokenRole
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.sample import OmniBatch
 
-__all__ = ["UNIMODAL", "LabelTrie", "available_modalities", "label_log_probs", "unimodal_distributions"]
+__all__ = ["UNIMODAL", "LabelTrie", "available_modalities", "label_log_probs", "label_pass", "unimodal_distributions"]
 
 
-def label_log_probs(
-    backbone: OmniBackbone,
-    batch: OmniBatch,
-    trie: LabelTrie,
-    *,
-    hide: tuple[str, ...] = (),
-) -> Tensor:
-    """Summed log-probabilities of the candidate labels.
+def label_log_probs(backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, *, hide: tuple[str, ...] = ()) -> Tensor:
+    """The scores of :func:`label_pass`."""
+    return label_pass(backbone, batch, trie, hide=hide)[0]
+
+
+def label_pass(
+    backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, *, hide: tuple[str, ...] = ()
+) -> tuple[Tensor, SequenceState]:
+    """Summed log-probabilities of the candidate labels, and what the gate said.
 
     Args:
         backbone: with or without an adapter injected.
@@ -42,49 +42,31 @@ def label_log_probs(
         hide: modalities whose tokens nobody may see (``visual``, ``audio``, ``text``); positions stay as they are.
 
     Returns:
-        float32 ``[B, C]``, differentiable where gradients are enabled.
+        float32 ``[B, C]``, differentiable where gradients are enabled, and the state of the pass.
     """
-    config: Any = backbone.language_model.config
-    implementation = config._attn_implementation
-    if implementation == "eager" or implementation.startswith(
-        "flash"
-    ):  # eager ADDS a mask: a boolean one hides nothing
+    decoder: Any = backbone.language_model
+    implementation = decoder.config._attn_implementation
+    if implementation == "eager" or implementation.startswith("flash"):  # eager ADDS a mask: a bool one hides nothing
         raise ValueError(
             f"Label scoring needs boolean masks, which attn_implementation={implementation!r} cannot take. Load with "
             "attn_implementation='sdpa'."
         )
-    if backbone.language_model.training and getattr(backbone.language_model, "gradient_checkpointing", False):
-        raise ValueError(
-            "Label scoring needs the KV cache, which gradient checkpointing drops: put the model in eval mode."
-        )
     hidden_keys = batch.hidden_keys(*hide) if hide else None
-    mask = batch.attention_mask if hidden_keys is None else causal_mask(batch.attention_mask, hidden_keys)
-    embeds, extra = backbone.embed(batch.input_ids, batch.media)
-    cache = DynamicCache()
+    labels = trie.after(batch.attention_mask, batch.position_ids, hidden_keys)
+    embeds, extra = backbone.embed(torch.cat([batch.input_ids, labels.ids], dim=1), batch.media)
+    if torch.is_grad_enabled() and getattr(decoder, "gradient_checkpointing", False):
+        embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
     with sequence_state(
-        backbone, roles=batch.roles, prompt_mask=batch.prompt_mask, hidden=hidden_keys, transcript=batch.transcript
-    ):
-        prompt = backbone.hidden_states(embeds, mask, batch.position_ids, cache, **extra)
-        nodes = _node_log_probs(backbone, batch, trie, cache, hidden_keys)
-    after_prompt = backbone.lm_head(prompt[:, -1:]).float().log_softmax(-1)
-    return trie.scores(torch.cat([after_prompt, nodes], dim=1))
-
-
-def _node_log_probs(
-    backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, cache: DynamicCache, hidden_keys: Tensor | None
-) -> Tensor:
-    """Log-probabilities of what follows each inner node: ``[B, N, V]``."""
-    device = batch.input_ids.device
-    nodes = torch.tensor(trie.tokens, device=device).expand(len(batch), -1)
-    last = batch.position_ids.amax(dim=(0, 2))
-    positions = last[:, None] + 1 + torch.tensor(trie.depths(), device=device)
-    hidden = backbone.hidden_states(
-        backbone.model.get_input_embeddings()(nodes),
-        tree_mask(batch.attention_mask, trie.ancestors().to(device), hidden_keys),
-        positions.expand(3, -1, -1),
-        cache,
-    )
-    return backbone.lm_head(hidden).float().log_softmax(-1)
+        backbone,
+        roles=labels.extend(batch.roles, int(TokenRole.TEXT)),
+        prompt_mask=labels.extend(batch.prompt_mask, False),
+        hidden=None if hidden_keys is None else labels.extend(hidden_keys, False),
+        transcript=None if batch.transcript is None else labels.extend(batch.transcript, False),
+    ) as state:
+        states = backbone.hidden_states(embeds, labels.mask, labels.position_ids, **extra)
+    # Column 0 follows the whole prompt, column 1 + i follows node i.
+    steps = backbone.lm_head(states[:, batch.input_ids.shape[1] - 1 :]).float().log_softmax(-1)
+    return trie.scores(steps), state
 
 
 UNIMODAL = {"visual": ("audio", "text"), "audio": ("visual", "text"), "text": ("visual", "audio")}

@@ -146,32 +146,10 @@ def trace_training(thinker: Any, language_model: Any, shape: StepShape) -> Trace
 
 @torch.no_grad()
 def trace_evaluation(thinker: Any, language_model: Any, shape: StepShape) -> Traced:
-    """Label scoring: prompts into a KV cache with masks, then the trie's nodes."""
-    from transformers import DynamicCache
-
-    rows, length, dtype = shape.clips, shape.tokens, _dtype(thinker)
-    known = (*thinker.parameters(), *thinker.buffers())
-    with LiveBytes(known) as memory, _autocast(shape.autocast), _prompts(thinker, rows, length):
-        cache = DynamicCache()
-        prompt = language_model(
-            inputs_embeds=torch.empty(rows, length, language_model.config.hidden_size, dtype=dtype),
-            attention_mask=causal_mask(torch.ones(rows, length, dtype=torch.long)),
-            position_ids=torch.zeros(3, rows, length, dtype=torch.long),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        nodes = language_model(
-            inputs_embeds=torch.empty(rows, shape.nodes, language_model.config.hidden_size, dtype=dtype),
-            attention_mask=torch.ones(rows, 1, shape.nodes, length + shape.nodes, dtype=torch.bool),
-            position_ids=torch.zeros(3, rows, shape.nodes, dtype=torch.long),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        before = memory.live
-        steps = thinker.lm_head(nodes).float().log_softmax(-1)
-        after_prompt = thinker.lm_head(prompt[:, -1:]).float().log_softmax(-1)
-        torch.cat([after_prompt, steps], dim=1)
-        return Traced(memory.peak, memory.live - before)
+    """Label scoring: one pass over prompts and the trie's nodes, with masks."""
+    with LiveBytes((*thinker.parameters(), *thinker.buffers())) as memory, _autocast(shape.autocast):
+        _, logits = _labels(thinker, language_model, shape.clips, shape, memory)
+        return Traced(memory.peak, logits)
 
 
 def _answers(thinker: Any, language_model: Any, shape: StepShape, memory: LiveBytes) -> tuple[Tensor, int]:
@@ -187,13 +165,18 @@ def _answers(thinker: Any, language_model: Any, shape: StepShape, memory: LiveBy
 
 
 def _recombined(thinker: Any, language_model: Any, shape: StepShape, memory: LiveBytes) -> tuple[Tensor, int]:
-    """The pass of :func:`mosear.training.label_passes.one_pass_log_probs`."""
-    rows, length = shape.recombined, shape.tokens + shape.nodes
+    steps, logits = _labels(thinker, language_model, shape.recombined, shape, memory)
+    return steps[..., :1].sum(), logits
+
+
+def _labels(thinker: Any, language_model: Any, rows: int, shape: StepShape, memory: LiveBytes) -> tuple[Tensor, int]:
+    """The pass of :func:`mosear.evaluation.scoring.label_pass`."""
+    length = shape.tokens + shape.nodes
     mask = causal_mask(torch.ones(rows, length, dtype=torch.long))
     hidden = _decode(thinker, language_model, rows, length, mask)
     before = memory.live
     steps = thinker.lm_head(hidden[:, -shape.nodes - 1 :]).float().log_softmax(-1)
-    return steps[..., :1].sum(), memory.live - before
+    return steps, memory.live - before
 
 
 def _decode(thinker: Any, language_model: Any, rows: int, length: int, mask: Tensor | None) -> Tensor:

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mosear.backbones.labels import LabelTrie
-from mosear.backbones.masks import causal_mask, tree_mask
+from mosear.backbones.labels import LabelTokens, LabelTrie
 from mosear.experts.state import sequence_state
 from mosear.roles import TokenRole
 
@@ -103,34 +101,24 @@ class MaskedReader:
 
     def _label_scores(self, call: PromptCall, hidden: Tensor) -> Tensor:
         """``[B, C]`` with the ``hidden [B, L]`` tokens out of sight."""
-        width, nodes = int(call.last.max()) + 1, len(self.trie.tokens)
-        device, batch = call.roles.device, len(call.roles)
-        tokens = torch.tensor(self.trie.tokens, device=device).expand(batch, -1)
-        embeds = self.thinker.get_input_embeddings()(tokens).to(call.embeds.dtype)
-        ends = call.positions.amax(0).masked_fill(~call.real, 0).amax(1)
-        positions = ends[:, None] + 1 + torch.tensor(self.trie.depths(), device=device)
+        width, device, batch = int(call.last.max()) + 1, call.roles.device, len(call.roles)
         real, hidden = call.real[:, :width], hidden[:, :width]
-        mask = torch.cat(
-            [
-                F.pad(causal_mask(real, hidden), (0, nodes), value=False),
-                tree_mask(real, self.trie.ancestors().to(device), hidden),
-            ],
-            dim=2,
-        )
+        labels = self.trie.after(real, call.positions[..., :width], hidden)
+        embeds = self.thinker.get_input_embeddings()(labels.ids).to(call.embeds.dtype)
         with sequence_state(
             self.thinker,
-            roles=F.pad(call.roles[:, :width], (0, nodes), value=int(TokenRole.TEXT)),
-            prompt_mask=F.pad(call.prompt[:, :width], (0, nodes), value=False),
-            hidden=F.pad(hidden, (0, nodes), value=False),
+            roles=labels.extend(call.roles[:, :width], int(TokenRole.TEXT)),
+            prompt_mask=labels.extend(call.prompt[:, :width], False),
+            hidden=labels.extend(hidden, False),
             quiet=True,
         ):
             out = self.language_model(
                 inputs_embeds=torch.cat([call.embeds[:, :width], embeds], dim=1),
-                attention_mask=mask,
-                position_ids=torch.cat([call.positions[..., :width], positions.expand(3, -1, -1)], dim=-1),
+                attention_mask=labels.mask,
+                position_ids=labels.position_ids,
                 use_cache=False,
                 return_dict=True,
-                **{name: _followed(value, call.roles.shape, width, nodes) for name, value in call.extra.items()},
+                **{name: _followed(value, call.roles.shape, labels, width) for name, value in call.extra.items()},
             )
         states = out.last_hidden_state
         at_end = states[torch.arange(batch, device=device), call.last][:, None]
@@ -138,9 +126,9 @@ class MaskedReader:
         return self.trie.scores(steps.float().log_softmax(-1))
 
 
-def _followed(value: Any, shape: torch.Size, width: int, nodes: int) -> Any:
+def _followed(value: Any, shape: torch.Size, labels: LabelTokens, width: int) -> Any:
     """What is per token (``[B, L, ...]``) is cut after the prompt and gets zeros for the label tokens."""
     if not isinstance(value, Tensor) or value.shape[:2] != shape:
         return value
     kept = value[:, :width]
-    return torch.cat([kept, kept.new_zeros(kept.shape[0], nodes, *kept.shape[2:])], dim=1)
+    return torch.cat([kept, kept.new_zeros(*labels.ids.shape, *kept.shape[2:])], dim=1)

@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
-from mosear.evaluation.scoring import LabelTrie
+from mosear.evaluation.scoring import LabelTrie, label_pass
 from mosear.roles import TokenRole
 from mosear.training.batches import moved, split_samples, without_answer
-from mosear.training.label_passes import UnimodalReader, one_pass_log_probs
 from mosear.training.mixing_pairs import Sources, draw_sources, recombined_clip
 from mosear.training.mixing_target import (
     Scale,
@@ -43,6 +42,7 @@ from mosear.training.processes import (
     share_of,
     world_size,
 )
+from mosear.training.teacher import UnimodalReader
 
 if TYPE_CHECKING:
     from torch import nn
@@ -272,7 +272,7 @@ class ConflictMixer:
         config, counted = self.config, mixed.recombined.counted
         visual, audio, w = self.target_parts(mixed)
         target = pooled_target(visual, audio, w)
-        scores, state = one_pass_log_probs(self.backbone, mixed.recombined.batch, self.trie)
+        scores, state = label_pass(self.backbone, mixed.recombined.batch, self.trie)
         log_p = scores.log_softmax(-1)
         student = log_p.detach().exp()
         weights = sample_weights(

@@ -1,4 +1,4 @@
-"""Label distributions inside training: a student that learns from them, and a teacher that reads single modalities."""
+"""A teacher inside training: what it reads from single modalities."""
 
 from __future__ import annotations
 
@@ -8,56 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mosear.backbones.masks import causal_mask, tree_mask
-from mosear.data.sample import OmniBatch, Sample, collate
+from mosear.data.sample import Sample, collate
 from mosear.evaluation.scoring import UNIMODAL, LabelTrie, label_log_probs
-from mosear.experts.state import SequenceState, sequence_state
-from mosear.roles import TokenRole
 from mosear.training.processes import anywhere
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
-
-
-def one_pass_log_probs(backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie) -> tuple[Tensor, SequenceState]:
-    """:func:`label_log_probs` for training: prompt and label tokens in ONE pass, without a KV cache.
-
-    The trie's nodes follow the prompt as a tree: each sees the prompt, its ancestors and itself. Gradient checkpointing
-    drops KV caches, so the two-pass variant cannot be used with it.
-
-    Args:
-        backbone: with an adapter, usually in training mode.
-        batch: prompts without answers, left-padded.
-        trie: the candidates.
-
-    Returns:
-        float32 ``[B, C]`` summed log-probabilities, and the state of the pass.
-    """
-    device, (rows, length) = batch.input_ids.device, batch.input_ids.shape
-    nodes = torch.tensor(trie.tokens, device=device).expand(rows, -1)
-    depths = torch.tensor(trie.depths(), device=device)
-    last = batch.position_ids.amax(dim=(0, 2))
-    positions = (last[:, None] + 1 + depths).expand(3, -1, -1)
-    count = nodes.shape[1]
-    mask = torch.cat(
-        [
-            F.pad(causal_mask(batch.attention_mask), (0, count), value=False),
-            tree_mask(batch.attention_mask, trie.ancestors().to(device)),
-        ],
-        dim=2,
-    )
-    embeds, extra = backbone.embed(torch.cat([batch.input_ids, nodes], dim=1), batch.media)
-    if getattr(backbone.language_model, "gradient_checkpointing", False):
-        embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
-    roles = F.pad(batch.roles, (0, count), value=int(TokenRole.TEXT))
-    with sequence_state(backbone, roles=roles, prompt_mask=F.pad(batch.prompt_mask, (0, count), value=False)) as state:
-        hidden = backbone.hidden_states(embeds, mask, torch.cat([batch.position_ids, positions], dim=-1), **extra)
-    # Column 0 follows the whole prompt, column 1 + i follows node i.
-    steps = backbone.lm_head(hidden[:, length - 1 :]).float().log_softmax(-1)
-    scores = [steps[:, [parent + 1 for parent, _ in path], [t for _, t in path]].sum(-1) for path in trie.paths]
-    return torch.stack(scores, dim=1), state
 
 
 class UnimodalReader:

@@ -19,10 +19,10 @@ from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
 from mosear.experts import MoSEConfig
-from mosear.experts.state import conductor_of
+from mosear.experts.state import conductor_of, sequence_state
+from mosear.roles import TokenRole
 from mosear.training.batches import split_samples, without_answer
 from mosear.training.conflict_mixing import ConflictMixing, Sources, draw_sources
-from mosear.training.label_passes import eval_mode, one_pass_log_probs
 from mosear.training.mixing_target import (
     Scale,
     agreement,
@@ -36,6 +36,7 @@ from mosear.training.mixing_target import (
 from mosear.training.module import EmotionTuner
 from mosear.training.optim import Tuning
 from mosear.training.processes import Part
+from mosear.training.teacher import eval_mode
 from tests.helpers.omni_samples import fresh, make_sample
 
 BOTH, ALL = ("video", "audio"), ("video", "audio", "text")
@@ -326,20 +327,38 @@ def test_weights_by_hand() -> None:
 # -- student and teacher ---------------------------------------------------------------------------------------------
 
 
+def literal_label_scores(own: OmniBackbone, prompts: list[Sample], trie: LabelTrie) -> Tensor:
+    """A pass of its own for each prompt and label, causal, with the label's tokens behind the prompt."""
+    scores = []
+    for sample in prompts:
+        batch = collate([sample], own.processor.tokenizer.pad_token_id)
+        for path in trie.paths:
+            tokens = torch.tensor([[token for _, token in path]])
+            count, steps = tokens.shape[1] - 1, torch.arange(1, tokens.shape[1])
+            ids = torch.cat([batch.input_ids, tokens[:, :count]], dim=1)
+            positions = torch.cat([batch.position_ids, batch.position_ids.max() + steps.expand(3, 1, -1)], dim=-1)
+            roles = torch.cat([batch.roles, torch.full((1, count), int(TokenRole.TEXT))], dim=1)
+            prompt_mask = torch.cat([batch.prompt_mask, torch.zeros(1, count, dtype=torch.bool)], dim=1)
+            embeds, extra = own.embed(ids, batch.media)
+            with sequence_state(own, roles=roles, prompt_mask=prompt_mask):
+                hidden = own.hidden_states(embeds, torch.ones_like(ids), positions, **extra)
+            log_p = own.lm_head(hidden[0, -count - 1 :]).float().log_softmax(-1)
+            scores.append(log_p.gather(1, tokens[0][:, None]).sum())
+    return torch.stack(scores).view(len(prompts), -1)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_one_pass_scores_equal_two_pass_scores_and_gradients(
-    backbone: OmniBackbone, method: str, checkpointing: bool
-) -> None:
+def test_scores_and_gradients_equal_a_pass_per_label(backbone: OmniBackbone, method: str, checkpointing: bool) -> None:
     own, model = adapted(backbone, method)
     samples = [without_answer(sample) for sample in split_samples(training_batch(own))]
     prompts = collate(samples, own.processor.tokenizer.pad_token_id)
     trie = LabelTrie.of(Prompt().labels, own.processor.tokenizer)
     model.train()
-    expected = label_log_probs(own, prompts, trie)
+    expected = literal_label_scores(own, samples, trie)
     reference = gradients(model, expected.log_softmax(-1)[:, 0].sum())
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    found, _ = one_pass_log_probs(own, prompts, trie)
+    found = label_log_probs(own, prompts, trie)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for name, gradient in gradients(model, found.log_softmax(-1)[:, 0].sum()).items():
         torch.testing.assert_close(gradient, reference[name], rtol=1e-3, atol=1e-5, msg=name)
