@@ -39,14 +39,20 @@ def calibrated(study: Study, backbone: str, policy: str, adapter: Path | None) -
     return target
 
 
+def chose_nothing(settings: Path) -> bool:
+    """Did calibration find no policy that gains more than chance would?"""
+    return bool(json.loads(settings.read_text(encoding="utf-8"))["scores"]["chose"] == "none")
+
+
 def steered(study: Study, backbone: str, policy: str, run: Path | None = None) -> Path:
     """The test of a policy on the bare backbone, or on the adapter of a run."""
     adapter = None if run is None else run / "adapter"
     settings = calibrated(study, backbone, policy, adapter)
-    overrides = [
-        f"steering={policy.split('_')[0]}", f"steering.settings={settings}", f"steering.name={policy}",
-        "answering.readings=false", "report.examples=0",
-    ]  # fmt: skip
+    overrides = [f"steering.name={policy}", "answering.readings=false", "report.examples=0"]
+    if chose_nothing(settings) and policy != "chase_oracle":
+        overrides += ["steering=ar", "steering.ar.portion=0"]  # the same answers, and nothing is read for them
+    else:
+        overrides += [f"steering={policy.split('_')[0]}", f"steering.settings={settings}"]
     if policy == "chase_oracle":
         overrides.append(ORACLE)
     if run is not None:
