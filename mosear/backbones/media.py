@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-ALIGNMENT = 16
-"""Bytes at a multiple of which a packed tensor begins: a view of any type may."""
-
 
 @dataclass(frozen=True)
 class VideoInput:
@@ -75,70 +72,20 @@ class MediaBatch:
         """Move every tensor to ``device``."""
         return self.map(lambda t: t.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> MediaBatch:
-        """Pin every tensor for asynchronous copies to an accelerator."""
-        content, videos, audios = _packed(self)
-        return _unpacked(content.pin_memory(), videos, audios)
-
-    def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> MediaBatch:
-        """The same media with other tensors."""
+    def map(self, fn: Callable[[Any], Any]) -> MediaBatch:
+        """The same media with something else in the place of every tensor (or of every packed one)."""
         return MediaBatch([_map_tensors(v, fn) for v in self.videos], [_map_tensors(a, fn) for a in self.audios])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes all tensors travel as one: a segment of shared memory each costs more than its content."""
-        return _unpacked, _packed(self)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies among the bytes of all; stands in its stead in packed media."""
-
-    start: int
-    shape: torch.Size
-    dtype: torch.dtype
-
-
-def _packed(media: MediaBatch) -> tuple[torch.Tensor, Sequence[Any], Sequence[Any]]:
-    """Bytes of all tensors, one behind the other, and videos and audios with a :class:`_Place` for each."""
-    import torch
-
-    pieces: list[torch.Tensor] = []
-    end = 0
-
-    def take(tensor: torch.Tensor) -> _Place:
-        nonlocal end
-        place = _Place(end, tensor.shape, tensor.dtype)
-        content = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        padding = -len(content) % ALIGNMENT
-        pieces.extend((content, content.new_zeros(padding)))
-        end += len(content) + padding
-        return place
-
-    places = media.map(take)  # type: ignore[arg-type]
-    # In shared memory from the start: else the pickler copies everything once more.
-    shared = torch.utils.data.get_worker_info() is not None and end > 0
-    content = torch.empty(0, dtype=torch.uint8)
-    content = content.set_(torch.UntypedStorage._new_shared(end)) if shared else content  # as torch's default_collate
-    return torch.cat(pieces, out=content) if pieces else content, places.videos, places.audios
-
-
-def _unpacked(content: torch.Tensor, videos: Sequence[Any], audios: Sequence[Any]) -> MediaBatch:
-    """The media, whose tensors are views of ``content``."""
-
-    def view(place: _Place) -> torch.Tensor:
-        size = place.shape.numel() * place.dtype.itemsize
-        return content[place.start : place.start + size].view(place.dtype).view(place.shape)
-
-    return MediaBatch(videos, audios).map(view)  # type: ignore[arg-type]
 
 
 def _map_tensors(item: Any, fn: Callable[[Any], Any]) -> Any:
     import torch
 
+    from mosear.packing import Place
+
     changed: dict[str, Any] = {}
     for f in fields(item):
         value = getattr(item, f.name)
-        if isinstance(value, torch.Tensor | _Place):
+        if isinstance(value, torch.Tensor | Place):
             changed[f.name] = fn(value)
         elif isinstance(value, tuple):
             changed[f.name] = tuple(fn(v) for v in value)

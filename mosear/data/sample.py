@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mosear.backbones.media import AudioInput, EncodedAudio, EncodedVideo, MediaBatch, VideoInput
 from mosear.data.media_processor import audio_token_count
+from mosear.packing import Packer, Place
 from mosear.roles import TokenRole, token_roles
 
 if TYPE_CHECKING:
@@ -71,7 +72,23 @@ class OmniBatch:
 
     def pin_memory(self) -> OmniBatch:
         """Pin for asynchronous copies (the DataLoader calls this)."""
-        return self._map(lambda t: t.pin_memory(), self.media.pin_memory())
+        features, others, places = self._packed()
+        return _unpacked(features.pin_memory(), others.pin_memory(), places)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled for another process with two tensors instead of hundreds."""
+        return _unpacked, self._packed()
+
+    def _packed(self) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Bytes of the media's features, bytes of everything else, and the attributes with places in their stead.
+
+        In two, so that who keeps ids or grids of a batch does not keep its pixels.
+        """
+        features, others = Packer(), Packer()
+        places = {k: others.take(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        media = self.media.map(lambda t: (features if t.is_floating_point() else others).take(t))
+        places["media"] = (media.videos, media.audios)
+        return features.content(), others.content(), places
 
     def _map(self, fn: Callable[[Tensor], Tensor], media: MediaBatch) -> OmniBatch:
         tensors: dict[str, Any] = {k: fn(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -114,6 +131,14 @@ class OmniBatch:
             else:
                 raise ValueError(f"Unknown modality {modality!r}. Use 'visual', 'audio' or 'text'.")
         return hidden
+
+
+def _unpacked(features: Tensor, others: Tensor, places: dict[str, Any]) -> OmniBatch:
+    """The batch, whose tensors are views."""
+    known: dict[str, Any] = {k: v.view(others) if isinstance(v, Place) else v for k, v in places.items()}
+    media = MediaBatch(*places["media"])
+    known["media"] = media.map(lambda place: place.view(features if place.dtype.is_floating_point else others))
+    return OmniBatch(**known)
 
 
 class SampleBuilder:
