@@ -36,6 +36,9 @@ _DEMUXERS = (
     "wav,w64,mp3,flac,ogg,aac,aiff,au,caf,amr"
 )
 _OPEN_OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
+# FFmpeg looks for DTS under the name of PCM, in up to 2500 packets: ten times the work of decoding a short sound. If it
+# is there, the first packets show it.
+_WAV_OPTIONS = {"max_probe_packets": "8"}
 
 _SNIFF_BYTES = 512
 _MAGIC = (
@@ -86,7 +89,7 @@ def opened(source: Source) -> Iterator[InputContainer]:
     # Absolute, since FFmpeg would read a name like "data:..." or "concat:..." as a protocol.
     file = os.path.abspath(source) if isinstance(source, str | os.PathLike) else source
     try:
-        container = av.open(file, container_options=_OPEN_OPTIONS)
+        container = av.open(file, container_options=_OPEN_OPTIONS | (_WAV_OPTIONS if head[8:12] == b"WAVE" else {}))
     except av.FFmpegError as error:
         known = head.startswith(_MAGIC) or head[4:8] in _MP4_BOXES
         if known:
