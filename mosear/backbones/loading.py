@@ -16,6 +16,7 @@ from mosear.backbones.families import family_of
 from mosear.backbones.families.base import OmniFamily
 from mosear.backbones.integrity import refuse_incomplete
 from mosear.backbones.partitioned import take_out_towers, weights_are_partitioned
+from mosear.backbones.patches import project_patches_by_product
 from mosear.backbones.tiny import EMBEDDED, embedded_path
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def load_backbone(
         _keep_trainable_layout(model)
     if weights_are_partitioned():  # each process holds its part of every weight, on its own device
         take_out_towers(model, family_class(model.config))
+    project_patches_by_product(model)
     processor = family_class.processor_class().from_pretrained(source, **options)
     backbone = OmniBackbone(name, model, processor, family_class(model.config)).freeze()
     if gradient_checkpointing:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.media import MediaBudget
 
-FORMAT = 1
+FORMAT = 2
 LEFTOVER_SECONDS = 3600
 LIBRARIES = ("torch", "transformers", "torchvision", "av")
 
