@@ -3,7 +3,8 @@
 Settings are calibrated on validation clips (``mosear.steering.calibrate``), per backbone and per adapter, then every
 policy is tested once. Rows: no steering, both late fusions, AR, CHASE with extra passes, CHASE in a single pass, CHASE
 with the true direction (a ceiling, no method), and the unbiased control. Runs are shared with ``benchmarks.results``; a
-finished one is not repeated. Tables are written to ``docs/tables/*-steered.md``.
+finished one is not repeated. Tables are written to ``docs/tables/*-steered.md``,
+one per backbone and one over several.
 """
 
 from __future__ import annotations
@@ -100,9 +101,11 @@ def main() -> None:
     add_study_options(parser)
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips)
+    bare: list[Path] = []
     for backbone in args.backbones:
         runs = [study.bare(backbone), *(steered(study, backbone, policy) for policy in args.policies)]
         publish(study, backbone, runs, "zero-shot", args.policies, only_runs=args.only_runs)
+        bare += runs
         for recipe in args.adapters:
             runs = []
             for seed in args.seeds:
@@ -110,6 +113,8 @@ def main() -> None:
                 runs.append(tuned_with_readings(study, backbone, run))
                 runs += [steered(study, backbone, policy, run) for policy in args.policies]
             publish(study, f"{backbone}-{recipe}", runs, recipe, args.policies, only_runs=args.only_runs)
+    if len(args.backbones) > 1:
+        publish(study, "both", bare, "zero-shot", args.policies, only_runs=args.only_runs)
 
 
 if __name__ == "__main__":
