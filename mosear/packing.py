@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 ALIGNMENT = 16
 """Bytes at a multiple of which a tensor begins: a view of any type may."""
@@ -56,7 +57,7 @@ class Packer:
         content = torch.empty(0, dtype=torch.uint8)
         if not self._end:
             return content
-        if torch.utils.data.get_worker_info() is not None:
+        if get_worker_info() is not None:
             # In shared memory from the start, as in torch's default_collate: the pickler need not copy it there.
             content.set_(torch.UntypedStorage._new_shared(self._end))
         return torch.cat(self._pieces, out=content)

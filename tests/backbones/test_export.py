@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from mosear.backbones import OmniBackbone, load_backbone
+from mosear.backbones.patches import project_patches_by_product
 from mosear.backbones.tiny.export import SPEAKERS, export_checkpoint, main
 from tests.tiny_checkpoints import process_clips, random_media
 
@@ -38,6 +39,7 @@ def full(exported: Path) -> Qwen2_5OmniForConditionalGeneration:
 
 @torch.no_grad()
 def logits(model: PreTrainedModel, backbone: OmniBackbone) -> torch.Tensor:
+    project_patches_by_product(model)  # as a backbone does: then sums are rounded alike
     return model.eval()(**process_clips(backbone.processor, [CHAT], [random_media(3)])).logits
 
 
