@@ -28,6 +28,7 @@ import transformers
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from benchmarks.peers.checkpoint import SIZES, save_checkpoint
 from benchmarks.side_by_side import add_options, check_options, ratios, run_cases, timed
 from mosear.callbacks import Throughput
 from mosear.data.sample import OmniBatch
@@ -54,6 +55,8 @@ def assembled(args: argparse.Namespace, run_dir: Path, *overrides: str) -> Assem
     ]  # fmt: skip
     if args.prepared:
         options.append("data.prepare=null")
+    if args.checkpoint is not None:
+        options += ["backbone=checkpoint", f"backbone.name={args.checkpoint}", "backbone.dtype=fp32"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return assemble(compose("eval", overrides=[*options, *overrides]))
 
@@ -214,6 +217,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backbone", default="tiny_omni", help="as in conf/backbone")
+    parser.add_argument("--size", choices=list(SIZES), help="random weights of this size (benchmarks.peers) instead")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")
     parser.add_argument("--prepared", action="store_true", help="take the corpus there as it is")
     parser.add_argument("--written", nargs="+", type=int, default=[0, 8, 32], help="tokens; 0: until the end token")
@@ -232,12 +236,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     args = parsed(argv)
     libraries = (torch, transformers)
-    if "answers" in args.parts:
-        run_cases(args, args.written, lambda tokens: answers(args, tokens), answers_row, ANSWERS_HEAD, libraries)
-    if "waiting" in args.parts:
-        with TemporaryDirectory() as cache:
-            directory = Path(cache)
-            run_cases(args, CACHES, lambda name: waiting(args, name, directory), waiting_row, WAITING_HEAD, libraries)
+    with TemporaryDirectory() as directory:
+        cache, args.checkpoint = Path(directory) / "cache", None
+        if args.size is not None:
+            args.checkpoint = save_checkpoint(Path(directory) / "checkpoint", SIZES[args.size])
+        if "answers" in args.parts:
+            run_cases(args, args.written, lambda tokens: answers(args, tokens), answers_row, ANSWERS_HEAD, libraries)
+        if "waiting" in args.parts:
+            run_cases(args, CACHES, lambda name: waiting(args, name, cache), waiting_row, WAITING_HEAD, libraries)
 
 
 if __name__ == "__main__":
