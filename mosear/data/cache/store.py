@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 LEFTOVER_SECONDS = 3600
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""Of an entry's tensors, as safetensors names them."""
 LIBRARIES = ("torch", "transformers", "torchvision", "av")
 
 
@@ -94,21 +95,20 @@ class FeatureCache:
         """The entry, or ``None`` if it is absent or unusable (then it is removed)."""
         path = self.path(name)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("mosear", "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except FileNotFoundError:
+            # Read, not mapped: when another host evicts a mapped file, a network file system answers with SIGBUS.
+            with open(path, "rb") as file:
+                found = os.fstat(file.fileno())
+                content = torch.empty(found.st_size, dtype=torch.uint8)
+                whole = file.readinto(content.numpy().data) == found.st_size
+        except OSError:  # absent, evicted meanwhile, or not readable now, which says nothing against the entry
             return None
-        except (SafetensorError, OSError, json.JSONDecodeError):
-            self._drop(path)
-            return None
-        checksum = header.pop("checksum", None)
-        if header.get("name") != name or checksum != _checksum(tensors, header):
-            self._drop(path)
+        media = _parse(content, name) if whole else None
+        if media is None:
+            self._drop(path, found)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used entries are evicted first
-        return _unpack(tensors, header)
+        return media
 
     def put(self, name: str, media: MediaBatch) -> int:
         """Write an entry atomically, then make room if the bound is passed. Returns the entry's size in bytes."""
@@ -172,9 +172,30 @@ class FeatureCache:
             size -= stat.st_size
         self._size, self._unseen = size, 0
 
-    def _drop(self, path: Path) -> None:
+    def _drop(self, path: Path, found: os.stat_result) -> None:
+        """Remove a damaged entry, unless another process has rebuilt it meanwhile."""
         with contextlib.suppress(OSError):  # a directory that may only be read
-            path.unlink()
+            if path.stat().st_ino == found.st_ino:
+                path.unlink()
+
+
+def _parse(content: torch.Tensor, name: str) -> MediaBatch | None:
+    """An entry's media as views of ``content``, or ``None`` if they are not whole or not those of ``name``."""
+    try:
+        start = 8 + int.from_bytes(content[:8].numpy().tobytes(), "little")
+        places = json.loads(content[8:start].numpy().tobytes())
+        header = json.loads(places.pop("__metadata__")["mosear"])
+        tensors = {key: _view(content[start:], place) for key, place in places.items()}
+        if header.pop("checksum") != _checksum(tensors, header) or header["name"] != name:
+            return None
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        return None  # what damage can make of JSON, offsets and shapes
+    return _unpack(tensors, header)
+
+
+def _view(data: torch.Tensor, place: dict[str, Any]) -> torch.Tensor:
+    first, last = place["data_offsets"]
+    return data[first:last].view(DTYPES[place["dtype"]]).view(place["shape"])
 
 
 def _pack(media: MediaBatch) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -211,7 +232,7 @@ def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> int:
     for key in sorted(tensors):
         value = tensors[key]
         checksum = zlib.crc32(f"{key}{tuple(value.shape)}{value.dtype}".encode(), checksum)
-        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
