@@ -63,11 +63,13 @@ def spy_class() -> type:
         """Notes what a process trains on."""
 
         def __init__(self) -> None:
-            self.facts: dict[str, Any] = {"media": [], "losses": [], "held": 0}
+            self.facts: dict[str, Any] = {"media": [], "clips": [], "losses": [], "held": 0}
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             media = batch.data.media
             self.facts["media"].append([len(media.videos), len(media.audios)])
+            for clip, name in zip(batch.data.clips, batch.cache_names, strict=True):  # a name: the cache lacks it
+                self.facts["clips"].append((trainer.current_epoch, clip.id, name))
             held = (getattr(p, "ds_tensor", p).numel() for p in pl_module.backbone.language_model.parameters())
             self.facts["held"] = sum(held)
 

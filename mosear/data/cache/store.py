@@ -86,6 +86,8 @@ class FeatureCache:
         self.evicted = 0
         self._size: int | None = None  # at the last look; this process has written `_unseen` bytes since
         self._unseen = 0
+        self._writers = 1.0  # all processes together write so many times what this one does
+        self._look_after = 0.0
 
     def path(self, name: str) -> Path:
         """Where an entry lies."""
@@ -117,10 +119,11 @@ class FeatureCache:
         header["checksum"] = _checksum(tensors, header)
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        replaced = self.entry_size(name)  # two processes may have met the same clip
         with written_atomically(path) as temporary:
             save_file(tensors, temporary, metadata={"mosear": json.dumps(header)})
             written = temporary.stat().st_size
-        self._make_room(written)
+        self._make_room(written - replaced)
         return written
 
     def __contains__(self, name: str) -> bool:
@@ -140,17 +143,33 @@ class FeatureCache:
     def _entries(self) -> list[tuple[Path, os.stat_result]]:
         found = []
         for path in self.root.glob("??/*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):  # another process may evict it meanwhile
+            with contextlib.suppress(OSError):  # another process may evict it meanwhile
                 found.append((path, path.stat()))
         return found
 
     def _make_room(self, written: int) -> None:
-        """Keep the bound. Other processes write too: look at the directory again after each 64th part of the bound."""
+        """Keep the bound, though other processes write too: look again before all have filled a quarter of the rest.
+
+        What the directory grew by since the last look, beside what this process wrote, says how much the others write.
+        """
         self._unseen += written
-        if self._size is None or self._unseen > self.max_bytes // 64:
-            self._remove_leftovers()
-            self._size, self._unseen = self.size(), 0
-        if self._size + self._unseen > self.max_bytes:
+        if self._size is None or self._unseen > self._look_after:
+            self._look()
+        elif self._size + self._unseen * self._writers > self.max_bytes:
+            self._evict()
+
+    def _look(self) -> None:
+        self._remove_leftovers()
+        size = self.size()
+        if self._size is None:  # nothing is known of others: look again soon
+            self._look_after = self.max_bytes / 4096
+        else:
+            grown = size - self._size
+            if grown >= self._unseen > 0:  # else someone evicted, which tells nothing
+                self._writers = grown / self._unseen
+            self._look_after = max((self.max_bytes - size) / 4, self.max_bytes / 64) / self._writers
+        self._size, self._unseen = size, 0
+        if size > self.max_bytes:
             self._evict()
 
     def _remove_leftovers(self) -> None:
@@ -164,12 +183,14 @@ class FeatureCache:
         """Remove the oldest entries until a tenth of the bound is free, so that not every write has to."""
         entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
         size = sum(stat.st_size for _, stat in entries)
-        for path, stat in entries:
-            if size <= 0.9 * self.max_bytes:
-                break
-            path.unlink(missing_ok=True)
-            self.evicted += 1
-            size -= stat.st_size
+        if size > self.max_bytes:  # else another process was faster
+            for path, stat in entries:
+                if size <= 0.9 * self.max_bytes:
+                    break
+                with contextlib.suppress(FileNotFoundError):  # two may evict at the same time: the same entries
+                    path.unlink()
+                    self.evicted += 1
+                size -= stat.st_size
         self._size, self._unseen = size, 0
 
     def _drop(self, path: Path, found: os.stat_result) -> None:
