@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import platform
+import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def timed(
         args: of :func:`add_options`.
         before_round: called with the round's number, outside the clock.
     """
-    now = time.process_time if args.clock == "cpu" else time.perf_counter
+    now = cpu_seconds if args.clock == "cpu" else time.perf_counter
     synchronise = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     end = time.perf_counter() + args.limit
@@ -71,6 +72,12 @@ def timed(
             synchronise()
             seconds[way].append(now() - start)
     return seconds
+
+
+def cpu_seconds() -> float:
+    """Of this process and of the loader workers that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, list[float]]:
