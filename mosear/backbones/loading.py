@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,8 +56,8 @@ def load_backbone(
         trust_remote_code: run code that the checkpoint brings along. Off unless you turn it on.
 
     Raises:
-        ValueError: unknown name, family or option (the message says what is known), or a checkpoint that lacks
-            weights or has others.
+        ValueError: unknown name, family or option (the message says what is known), or a checkpoint that lacks files
+            or weights, or has others.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -76,7 +77,7 @@ def load_backbone(
         ) from error
     family_class = family_of(config.get("model_type"))
     # Partitioned loading initialises weights before it reads them; an adapter must start the same either way.
-    with torch.random.fork_rng() if weights_are_partitioned() else nullcontext():
+    with _complete(name), torch.random.fork_rng() if weights_are_partitioned() else nullcontext():
         model, report = family_class.model_class().from_pretrained(
             source,
             dtype=DTYPES[dtype],
@@ -94,11 +95,24 @@ def load_backbone(
     if weights_are_partitioned():  # each process holds its part of every weight, on its own device
         take_out_towers(model, family_class(model.config))
     project_patches_by_product(model)
-    processor = family_class.processor_class().from_pretrained(source, **options)
+    with _complete(name):
+        processor = family_class.processor_class().from_pretrained(source, **options)
     backbone = OmniBackbone(name, model, processor, family_class(model.config)).freeze()
     if gradient_checkpointing:
         recompute_layers(backbone.language_model)
     return backbone
+
+
+@contextmanager
+def _complete(name: str) -> Iterator[None]:
+    """Says how to go on where a checkpoint's config is here and other files are not: a download was interrupted."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"Not all files of {name!r} are here. An interrupted download goes on with: hf download {name} (without "
+            f"HF_HUB_OFFLINE). transformers says: {error}"
+        ) from error
 
 
 def recompute_layers(language_model: Any) -> None:
