@@ -196,7 +196,8 @@ class FeatureCache:
     def _drop(self, path: Path, found: os.stat_result) -> None:
         """Remove a damaged entry, unless another process has rebuilt it meanwhile."""
         with contextlib.suppress(OSError):  # a directory that may only be read
-            if path.stat().st_ino == found.st_ino:
+            now = path.stat()
+            if (now.st_ino, now.st_mtime_ns) == (found.st_ino, found.st_mtime_ns):
                 path.unlink()
 
 
