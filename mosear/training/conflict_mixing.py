@@ -10,6 +10,7 @@ labels. Nobody says which modality is right in a recombined clip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +58,7 @@ class ConflictMixing:
 
         loss = CE(untouched clips) + weight * mean_b m_b KL(q_b || p_b)
         q = w e_V + (1 - w) e_A
-        w = sigmoid(sharpness (s_V - s_A) + agreement (a_V - a_A))
+        w = sigmoid(sharpness (s_V - s_A) + agreement (a_V - a_A) + visual_prior)
 
     with ``p`` the model's distribution over the candidate labels, strengths ``s``, agreements ``a`` with the transcript
     (:mod:`mosear.training.mixing_target`) and sample weights ``m`` (all 1 unless one of the last two settings is on).
@@ -69,6 +70,9 @@ class ConflictMixing:
             and voice share. ``reading``: what the teacher reads from it alone; needs no labels.
         sharpness: how strictly the clearer source wins; 0 averages.
         agreement: how much a transcript counts that fits one source better than the other; 0 ignores it.
+        visual_prior: log-odds in favour of every face. A student reads the faces of new clips less surely than those it
+            trained on, more so than voices if its backbone follows the voice; this gives back what that takes away.
+            Negative favours voices.
         transcript: what a recombined clip says. ``none``; ``either``: the words of its face's or of its voice's clip;
             ``any``: those, or a third clip's, or none.
         scale: ``training`` compares strengths with what is usual for each modality on training clips: with a model that
@@ -87,6 +91,7 @@ class ConflictMixing:
     evidence: Literal["label", "reading"] = "label"
     sharpness: float = 2.0
     agreement: float = 1.0
+    visual_prior: float = 0.0
     transcript: Literal["none", "either", "any"] = "either"
     scale: Literal["training", "none"] = "training"
     scale_clips: int = 300
@@ -101,6 +106,8 @@ class ConflictMixing:
             problems.append(f"rate={self.rate} must be a share of the batch in [0, 1)")
         if not self.weight > 0:
             problems.append(f"weight={self.weight} must be positive")
+        if not math.isfinite(self.visual_prior):
+            problems.append(f"visual_prior={self.visual_prior} must be a finite number")
         if self.scale_clips < 2:
             problems.append(f"scale_clips={self.scale_clips} must be at least 2")
         for name in ("sharpness", "agreement", "weak_modality_weight", "hard_sample_weight", "seed"):
@@ -301,11 +308,11 @@ class ConflictMixer:
             log_p = self.reader(prompts, modality)
             strengths[modality] = self.scales[modality](self._log_odds(log_p, prompts))
             evidence[modality] = self._evidence(log_p, prompts)
-        support: Tensor | float = 0.0
+        support: Tensor | float = self.config.visual_prior
         # All processes read transcripts, or none.
         if self.config.agreement and anywhere(any(mixed.words), self.backbone.device):
             p_text = self._transcripts(mixed.words, mixed.faces)
-            support = self.config.agreement * (
+            support = support + self.config.agreement * (
                 agreement(evidence["visual"], p_text) - agreement(evidence["audio"], p_text)
             )
         w = reliability(strengths["visual"], strengths["audio"], self.config.sharpness, support)

@@ -66,7 +66,7 @@ def reliability(visual: Tensor, audio: Tensor, sharpness: float, support: Tensor
         visual: ``[B]`` strengths of the faces.
         audio: ``[B]`` strengths of the voices.
         sharpness: 0 averages, large values pick the stronger.
-        support: ``[B]``, how much more the transcript agrees with the face.
+        support: log-odds for the face from elsewhere, ``[B]`` or one for all: the transcript, a prior.
 
     Returns:
         ``[B]`` in (0, 1).

@@ -389,12 +389,12 @@ def literal_step(tuner: EmotionTuner, data: OmniBatch, mixing: ConflictMixing, s
             scale = tuner.mixer.scales[modality]
             strength[modality] = ((p[of] / (1 - p[of])).log() - scale.mean) / scale.std
             evidence[modality] = torch.eye(len(p))[label] if mixing.evidence == "label" else p
-        support: Tensor | float = 0.0
+        support: Tensor | float = mixing.visual_prior
         text = None if each.words is None else data.clips[each.words].text
         if each.words is not None and text is not None:
             p_text = read(each.words, "text")
             fits = {m: (evidence[m] * p_text).sum().clamp(min=1e-4).log() for m in evidence}
-            support = mixing.agreement * (fits["visual"] - fits["audio"])
+            support = support + mixing.agreement * (fits["visual"] - fits["audio"])
         w = torch.sigmoid(mixing.sharpness * (strength["visual"] - strength["audio"]) + support)
         q = w * evidence["visual"] + (1 - w) * evidence["audio"]
         sample = literal_sample(own, samples[each.face], samples[each.voice], text)
@@ -410,6 +410,7 @@ def test_loss_and_gradient_equal_the_literal_ones(
 ) -> None:
     own, model = adapted(backbone, method)
     settings = {"teacher": teacher, "evidence": evidence, "agreement": 0.8, "transcript": "any", "weight": 0.7}
+    settings["visual_prior"] = 0.6
     tuner, logged = tuner_of(own, model, **settings)
     assert tuner.mixer is not None
     tuner.mixer.scales = {"visual": Scale(0.3, 0.5), "audio": Scale(-0.2, 2.0)}
@@ -432,6 +433,16 @@ def test_loss_and_gradient_equal_the_literal_ones(
     assert logged["train/mixing_loss"] == pytest.approx(float(divergence.detach()), rel=1e-3, abs=1e-5)
     assert logged["train/loss"] == pytest.approx(float(cross_entropy.detach()), rel=1e-4)
     assert 0 < logged["train/mixing_visual_share"] < 1 and 0 <= logged["train/mixing_student_visual_share"] <= 1
+
+
+def test_a_prior_adds_to_the_log_odds_of_every_face(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25, "lora")
+    shares = []
+    for prior in (0.0, 1.5):
+        mixer = tuner_of(own, model, visual_prior=prior)[0].mixer
+        assert mixer is not None
+        shares.append(mixer.target_parts(mixer.mix(training_batch(own), 0))[2])
+    torch.testing.assert_close(shares[1].logit(), shares[0].logit() + 1.5, rtol=1e-4, atol=1e-3)
 
 
 def test_extras_change_the_weights_alone(qwen25: OmniBackbone) -> None:
@@ -645,6 +656,7 @@ def test_scales_travel_with_the_checkpoint(qwen25: OmniBackbone) -> None:
         ({"teacher": "oracle"}, "teacher='oracle' must be one of frozen, adapted"),
         ({"transcript": "always"}, "transcript='always' must be one of none, either, any"),
         ({"agreement": -1.0, "evidence": "x"}, "agreement=-1.0 .* evidence='x'"),
+        ({"visual_prior": float("nan")}, "visual_prior=nan must be a finite number"),
         ({"scale_clips": 1}, "scale_clips=1 must be at least 2"),
     ],
 )
