@@ -5,7 +5,8 @@ weights; each system in a process and an environment of its own, by its own trai
 slow minute of the machine meets all of them.
 
 ``mosear_cached`` reads encoder outputs from the feature cache, which is filled before; ``mosear_mose`` trains MoSE
-experts with the same total rank. ``--profile`` shows instead where mosear's own step spends its time.
+experts with the same total rank. ``--profile`` and ``--operators`` show instead where mosear's own step spends its
+time.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.checkpoint import AUDIO_WINDOW, SIZES, save_checkpoint
-from benchmarks.peers.data import FRAMES, write_data
+from benchmarks.peers.clips import CLIPS, FRAMES
+from benchmarks.peers.data import write_data
 from benchmarks.peers.profile_table import profile_table
 from benchmarks.peers.report import agreement, table, version_lines
-from benchmarks.peers.systems import PEERS, ROOT, SYSTEMS, Work, build_environment, command, environment_variables
+from benchmarks.peers.systems import (
+    PEERS,
+    ROOT,
+    SYSTEMS,
+    Work,
+    build_environment,
+    command,
+    environment_variables,
+    own_python,
+)
 from mosear.files import written_atomically
 
 BATCH_SIZES = {"tiny": 8, "mid": 4}
@@ -40,6 +51,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="of the model")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument(
+        "--clips", choices=list(CLIPS), default="small", help="112 x 112 of 2 s, or as a camera writes them"
+    )
     parser.add_argument("--steps", type=int, help=f"per run (default: {STEPS})")
     parser.add_argument("--warmup", type=int, default=2, help="first steps that are not timed")
     parser.add_argument("--rounds", type=int, default=3, help="runs per system")
@@ -49,7 +63,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--audio-window", type=int, default=AUDIO_WINDOW, help="seconds of the checkpoints' mel window (as published)"
     )
     parser.add_argument("--dir", type=Path, default=Path("data/peers"), help="checkpoints, clips, environments, logs")
-    parser.add_argument("--profile", action="store_true", help="profile mosear's step instead")
+    parser.add_argument("--profile", action="store_true", help="profile mosear's step instead, by part")
+    parser.add_argument("--operators", action="store_true", help="likewise, by kind of operator")
     parser.add_argument("--json", type=Path, help="also write every run's record here")
     parser.add_argument("--report", type=Path, help="measure nothing: print the tables of a file that --json wrote")
     args = parser.parse_args(arguments)
@@ -69,12 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     directory = args.dir.resolve()
     try:
-        if args.profile:
+        if args.profile or args.operators:
             print(profile_table({size: profiled(size, args, directory) for size in args.sizes}))
             return
-        for system in args.systems:
-            if system in PEERS:
-                build_environment(system, directory / "environments")
+        peers = [system for system in args.systems if system in PEERS]
+        for system in [*peers, "mosear"] if peers else []:  # alone it has nothing to be compared with
+            build_environment(system, directory / "environments")
         print_tables(compare(args, directory))
     except ValueError as error:
         sys.exit(str(error))
@@ -95,7 +110,7 @@ def compare(args: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
         for number in range(args.rounds):
             turn = number % len(args.systems)
             for system in (*args.systems[turn:], *args.systems[:turn]):
-                scratch = directory / "runs" / f"{size}-{args.audio_window}-{system}-{number}"
+                scratch = directory / "runs" / f"{name_of(size, args)}-{system}-{number}"
                 facts = {"size": size, "system": system, "round": number, "warmup": args.warmup}
                 runs.append({**facts, "batch_size": work.batch_size, **record(system, work, scratch, args, directory)})
                 if args.json is not None:  # after each run: a comparison takes long
@@ -111,40 +126,47 @@ def prepare(size: str, args: argparse.Namespace, directory: Path) -> Work:
     checkpoint = directory / "checkpoints" / f"{size}-{args.audio_window}"
     if not (checkpoint / "config.json").exists():
         save_checkpoint(checkpoint, SIZES[size], audio_window=args.audio_window)
-    data = directory / "data" / f"{size}-{steps}x{batch_size}"
-    write_data(data, (steps + 1) * batch_size, batch_size)
-    return Work(checkpoint, data, batch_size, steps)
+    clips = CLIPS[args.clips]
+    data = directory / "data" / f"{args.clips}-{steps}x{batch_size}"
+    write_data(data, (steps + 1) * batch_size, batch_size, clips)
+    return Work(checkpoint, data, batch_size, steps, clips)
+
+
+def name_of(size: str, args: argparse.Namespace) -> str:
+    """What the folders of a comparison begin with."""
+    return f"{size}-{args.clips}-{args.audio_window}"
 
 
 def fill_cache(work: Work, args: argparse.Namespace) -> None:
-    """Encode the clips with the documented command and the settings of ``data=manifest``."""
+    """Encode the clips with the documented command and the settings of the run."""
+    pixels = work.clips.pixels
     options = {
         "--backbone": work.checkpoint, "--manifest": work.data / "mosear.jsonl", "--dir": work.cache,
-        "--num-frames": FRAMES, "--max-pixels": 100352, "--decode-pixels": 100352, "--dtype": "fp32", "--workers": 0,
+        "--num-frames": FRAMES, "--max-pixels": pixels, "--decode-pixels": pixels, "--dtype": "fp32", "--workers": 0,
     }  # fmt: skip
     words = [str(word) for option in options.items() for word in option]
-    run_logged([sys.executable, "-m", "mosear.data.cache", *words], "mosear", work, work.data / "cache.log", args)
+    python = own_python(args.dir.resolve() / "environments")
+    run_logged([str(python), "-m", "mosear.data.cache", *words], "mosear", work, work.data / "cache.log", args)
 
 
 def record(
-    system: str, work: Work, scratch: Path, args: argparse.Namespace, directory: Path, *, profile: bool = False
+    system: str, work: Work, scratch: Path, args: argparse.Namespace, directory: Path, *, callback: str = "Record"
 ) -> dict[str, Any]:
     """Run one system and read what its recorder wrote."""
     scratch.mkdir(parents=True, exist_ok=True)
     result = scratch / "record.json"
     result.unlink(missing_ok=True)
     print(f"{time.strftime('%H:%M:%S')} {scratch.name}", file=sys.stderr, flush=True)
-    words = command(system, work, scratch, directory / "environments", profile=profile)
+    words = command(system, work, scratch, directory / "environments", callback=callback)
     tree = run_logged(words, system, work, scratch / "log.txt", args, until=result)
     return {**json.loads(result.read_text(encoding="utf-8")), "tree_mib": tree}
 
 
 def profiled(size: str, args: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Seconds by part of mosear's steps."""
-    work = prepare(size, args, directory)
-    return record(
-        "mosear", work, directory / "runs" / f"{size}-{args.audio_window}-profile", args, directory, profile=True
-    )
+    """Seconds of mosear's steps by part, or by kind of operator."""
+    callback = "Operators" if args.operators else "Profile"
+    scratch = directory / "runs" / f"{name_of(size, args)}-{callback.lower()}"
+    return record("mosear", prepare(size, args, directory), scratch, args, directory, callback=callback)
 
 
 def run_logged(

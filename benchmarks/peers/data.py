@@ -10,26 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.clips import CLIPS, Clips
 from mosear.data.prompt import Prompt
 from mosear.data.sampling import BucketBatchSampler
-from mosear.data.synthetic.clips import FPS, NUM_FRAMES, SAMPLE_RATE, render_clip_arrays
+from mosear.data.synthetic.clips import SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.corpus import manifest_row
-from mosear.data.synthetic.mp4 import write_clip
 from mosear.data.synthetic.plans import GROUPS, ClipPlan, clip_rngs, plan_clip
 from mosear.files import written_atomically
 
 SEED = 0
-FRAMES = 8
-"""Frames that a model sees."""
-
-HELD = NUM_FRAMES // FRAMES
-"""Each picture is shown for so many frames of the file: systems that pick other frames of it see the same pictures."""
 
 PROMPT = Prompt(list_labels=True)
 """As in ``data=manifest``."""
 
 
-def write_data(directory: Path, count: int, batch_size: int) -> None:
+def write_data(directory: Path, count: int, batch_size: int, clips: Clips = CLIPS["small"]) -> None:
     """Render clips and list them.
 
     Writes ``clips/ID.mp4`` and ``clips/ID.wav`` (the same sound), ``mosear.jsonl``, ``ms_swift.jsonl`` and, for
@@ -39,6 +34,7 @@ def write_data(directory: Path, count: int, batch_size: int) -> None:
         directory: where to; clips that are there are kept.
         count: clips; a multiple of ``batch_size``, so that no system sees a smaller batch.
         batch_size: clips per step.
+        clips: their kind.
     """
     if count % batch_size:
         raise ValueError(f"{count} clips are no multiple of batch_size={batch_size}: the last batch would be smaller.")
@@ -51,7 +47,8 @@ def write_data(directory: Path, count: int, batch_size: int) -> None:
             _, rng = clip_rngs(SEED, group, index)
             frames, audio = render_clip_arrays(plan.face, plan.voice, plan.speaker, rng)
             assert frames is not None and audio is not None, "clips of this group have picture and sound"
-            write_clip(video, np.repeat(frames[HELD // 2 :: HELD], HELD, axis=0), FPS, audio, SAMPLE_RATE)
+            audio = clips.sound(audio)
+            clips.write(video, frames, audio, rng)
             write_wav(sound, audio)
     conversations = [conversation(directory, plans[index]) for index in training_order(count, batch_size)]
     write_lines(directory / "mosear.jsonl", [mosear_row(plan) for plan in plans])

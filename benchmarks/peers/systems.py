@@ -11,21 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.data import FRAMES, SEED
-from mosear.data.synthetic.clips import FPS, NUM_FRAMES
+from benchmarks.peers.clips import CLIPS, FRAMES, Clips
+from benchmarks.peers.data import SEED
 from mosear.files import written_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SYSTEMS = ("mosear", "mosear_cached", "mosear_mose", "llamafactory", "ms_swift")
 PEERS = ("llamafactory", "ms_swift")
-CALLBACKS = "benchmarks.peers.inside"
 
 RANK, ALPHA = 12, 24
 LEARNING_RATE = 1e-3
 LONGEST = 2048
-SAMPLED_FPS = FRAMES * FPS / NUM_FRAMES
-"""Frames per second that give ``FRAMES`` frames of a clip."""
+RECORDERS = {
+    "Record": "_target_:benchmarks.peers.inside.mosear_callback.Record",
+    "Profile": "_target_:benchmarks.peers.inside.mosear_profile.Profile",
+    "Operators": f"_target_:benchmarks.peers.inside.mosear_operators.Operators,rank:{RANK}",
+}
+"""mosear's callbacks: a run's record, CPU time by part, time by kind of operator."""
+
+SMALLEST = 56 * 56
+"""Pixels of a frame that a system scales up; as published."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,14 @@ class Work:
         data: directory of :func:`benchmarks.peers.data.write_data`.
         batch_size: clips per step.
         steps: to train; the data has clips for one step more, so that no system may skip the loading of a last batch.
-        pixels: of a frame.
+        clips: their kind.
     """
 
     checkpoint: Path
     data: Path
     batch_size: int
     steps: int
-    pixels: int = 112 * 112
+    clips: Clips = CLIPS["small"]
 
     @property
     def cache(self) -> Path:
@@ -52,7 +58,7 @@ class Work:
         return self.data / "cache" / self.checkpoint.name
 
 
-def command(system: str, work: Work, scratch: Path, environments: Path, *, profile: bool = False) -> list[str]:
+def command(system: str, work: Work, scratch: Path, environments: Path, *, callback: str = "Record") -> list[str]:
     """The command of a system, whose record will be ``scratch/record.json``; settings files are written.
 
     Args:
@@ -60,7 +66,7 @@ def command(system: str, work: Work, scratch: Path, environments: Path, *, profi
         work: what to do.
         scratch: directory of this run.
         environments: directory of the peers' environments.
-        profile: time the parts of mosear's step instead of the steps.
+        callback: what mosear records with; a key of ``RECORDERS``.
     """
     record = scratch / "record.json"
     if system in PEERS:
@@ -69,9 +75,9 @@ def command(system: str, work: Work, scratch: Path, environments: Path, *, profi
             temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         script = HERE / "inside" / f"run_{system}.py"
         return [str(python_of(environments / system)), str(script), str(scratch / "settings.json"), str(record)]
-    callback = f"{CALLBACKS}.mosear_profile.Profile" if profile else f"{CALLBACKS}.mosear_callback.Record"
-    added = f"+callbacks.record={{_target_:{callback},path:{record}}}"
-    return [sys.executable, str(ROOT / "train.py"), *mosear_overrides(system, work, scratch), added]
+    added = f"+callbacks.record={{{RECORDERS[callback]},path:{record}}}"
+    python = own_python(environments)
+    return [str(python), str(ROOT / "train.py"), *mosear_overrides(system, work, scratch), added]
 
 
 def mosear_overrides(system: str, work: Work, scratch: Path) -> list[str]:
@@ -86,6 +92,7 @@ def mosear_overrides(system: str, work: Work, scratch: Path) -> list[str]:
         "data=manifest", f"data.train={manifest}", f"data.val={manifest}", f"data.batch_size={work.batch_size}",
         f"data.cache_dir={work.cache if system == 'mosear_cached' else 'null'}",
         "data.num_workers=0", "data.bucket=1", f"data.max_tokens={LONGEST}", f"data.budget.num_frames={FRAMES}",
+        f"data.budget.max_pixels={work.clips.pixels}", f"data.max_pixels={work.clips.pixels}",
         "benchmark=manifest", f"benchmark.manifest={manifest}",
         f"tuning.learning_rate={LEARNING_RATE}", "tuning.warmup=0", "tuning.schedule=constant",
         "trainer=cpu", "trainer.max_epochs=1", f"trainer.max_steps={work.steps}", "trainer.log_every_n_steps=1",
@@ -113,10 +120,10 @@ def llamafactory_settings(work: Work, scratch: Path) -> dict[str, Any]:
         "dataset_dir": str(work.data),
         "overwrite_cache": True,
         "cutoff_len": LONGEST,
-        "video_fps": SAMPLED_FPS,
+        "video_fps": work.clips.sampled_fps,
         "video_maxlen": FRAMES,
-        "video_min_pixels": work.pixels,
-        "video_max_pixels": work.pixels,
+        "video_min_pixels": SMALLEST,
+        "video_max_pixels": work.clips.pixels,
         "disable_shuffling": True,
         "disable_gradient_checkpointing": True,
         "flash_attn": "sdpa",
@@ -187,10 +194,10 @@ def environment_variables(system: str, work: Work, threads: int) -> dict[str, st
         "TOKENIZERS_PARALLELISM": "false",
     }
     if system == "ms_swift":
-        pixels = str(work.pixels)
         own = {
-            **own, "FPS": str(SAMPLED_FPS), "FPS_MIN_FRAMES": str(FRAMES), "FPS_MAX_FRAMES": str(FRAMES),
-            "VIDEO_MIN_PIXELS": pixels, "VIDEO_MAX_PIXELS": pixels, "FORCE_QWENVL_VIDEO_READER": "decord",
+            **own, "FPS": str(work.clips.sampled_fps), "FPS_MIN_FRAMES": str(FRAMES), "FPS_MAX_FRAMES": str(FRAMES),
+            "VIDEO_MIN_PIXELS": str(SMALLEST), "VIDEO_MAX_PIXELS": str(work.clips.pixels),
+            "FORCE_QWENVL_VIDEO_READER": "decord",
         }  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**inherited, **own}
@@ -201,25 +208,40 @@ def python_of(environment: Path) -> Path:
     return environment / "bin" / "python"
 
 
-def build_environment(peer: str, environments: Path) -> None:
-    """One environment per peer, from its pins, unless it is there.
+def own_python(environments: Path) -> Path:
+    """mosear's interpreter: of an environment with what it requires and nothing else, or the one that runs this."""
+    own = environments / "mosear"
+    return python_of(own) if (own / "built").exists() else Path(sys.executable)
+
+
+def requirements_of(system: str) -> list[Path]:
+    """Files that say what an environment holds: a peer's pins; what mosear requires, without extras, and its pins."""
+    if system in PEERS:
+        return [HERE / f"requirements-{system}.txt"]
+    return [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+
+
+def build_environment(system: str, environments: Path) -> None:
+    """One environment per peer and one for mosear, from pinned versions, unless it is there.
 
     Raises:
         ValueError: if there is no uv.
     """
-    target = environments / peer
+    target = environments / system
     done = target / "built"
-    requirements = HERE / f"requirements-{peer}.txt"
-    if done.exists() and done.read_text(encoding="utf-8") == requirements.read_text(encoding="utf-8"):
+    files = requirements_of(system)
+    wanted = "".join(file.read_text(encoding="utf-8") for file in files)
+    if done.exists() and done.read_text(encoding="utf-8") == wanted:
         return
     uv = [sys.executable, "-m", "uv"]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    pins = ["-r", str(files[0])] if system in PEERS else ["-c", str(files[1]), "-e", str(ROOT)]
     try:
         subprocess.run([*uv, "venv", "--clear", "--python", version, str(target)], check=True)
-        subprocess.run([*uv, "pip", "install", "--python", str(python_of(target)), "-r", str(requirements)], check=True)
+        subprocess.run([*uv, "pip", "install", "--python", str(python_of(target)), *pins], check=True)
     except subprocess.CalledProcessError as error:
         raise ValueError(
-            f"No environment for {peer}: {error}. It needs uv (pip install uv) and the versions in {requirements}."
+            f"No environment for {system}: {error}. It needs uv (pip install uv) and the versions in {files[-1]}."
         ) from error
     with written_atomically(done) as temporary:
-        temporary.write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
+        temporary.write_text(wanted, encoding="utf-8")

@@ -21,14 +21,14 @@ from av.video.reformatter import VideoReformatter
 
 from mosear.data.budget import MediaBudget, fit_within
 from mosear.data.container import MediaError, Source, opened, source_name, video_stream
+from mosear.data.samples import PLAIN_SAMPLES, mono, planes
+from mosear.data.skipping import Skipper, can_skip
 
 __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_within", "probe"]
 
 ThreadType = Literal["NONE", "SLICE", "FRAME", "AUTO"]
 
 _TIE_SECONDS = 1e-3  # FLV and Matroska keep milliseconds: a frame this close after a wanted time counts as shown at it
-PLAIN_SAMPLES = ("s16", "s16p", "flt", "fltp")
-"""Formats of samples that need no resampler, whose set-up takes longer than a clip's sound, if the rate is right."""
 _CORRUPT_SHARE = 0.1  # players skip a bad packet, and so do we, up to this share of a stream
 
 
@@ -125,12 +125,16 @@ def _decode_container(
     name = source_name(source)
     with opened(source) as container:
         tracks = _Tracks(container, name, want_video, want_audio, budget)
-        if all(tracks.ends.values()):
-            return tracks.decode(thread_type)
-        ends = tracks.scan()
+        ends = tracks.ends
+        if not all(ends.values()):
+            ends = tracks.scan()
+        elif (found := tracks.decode(thread_type)) is not None:
+            return found
     # Opened afresh, since not every format can seek back to its start.
     with opened(source) as container:
-        return _Tracks(container, name, want_video, want_audio, budget, ends).decode(thread_type)
+        found = _Tracks(container, name, want_video, want_audio, budget, ends).decode(thread_type, skip=False)
+        assert found is not None, "without skipping nothing is missed"
+        return found
 
 
 class _Tracks:
@@ -201,9 +205,16 @@ class _Tracks:
                 break
         return ends
 
-    def decode(self, thread_type: ThreadType) -> tuple[_FrameSampler | None, np.ndarray | None]:
-        """One pass over the packets; stops as soon as every wanted stream has what it needs."""
-        sinks: dict[int, _FrameSampler | _SoundCollector] = {}
+    def decode(
+        self, thread_type: ThreadType, *, skip: bool = True
+    ) -> tuple[_FrameSampler | None, np.ndarray | None] | None:
+        """One pass over the packets; stops as soon as every wanted stream has what it needs.
+
+        Args:
+            thread_type: of the decoders.
+            skip: leave out frames that are neither wanted nor referred to. Returns None if a wanted one then lacks.
+        """
+        sinks: dict[int, Any] = {}
         for stream in self.wanted:
             seconds = min(self.ends[stream.index], self.budget.max_seconds)
             if seconds <= 0:
@@ -212,7 +223,10 @@ class _Tracks:
             sinks[stream.index] = sink(seconds, self.budget)
             stream.codec_context.thread_type = thread_type
             stream.codec_context.thread_count = 1 if thread_type == "NONE" else 0
-        self._pump(sinks)
+        skipper = self._skipper(sinks) if skip else None
+        self._pump(sinks, skipper)
+        if skipper is not None and not skipper.fits(sinks[skipper.stream.index].stamps):
+            return None
         for stream in self.wanted:
             if not sinks[stream.index].frames_seen:
                 raise MediaError(self.name, "undecodable", f"no {stream.type} frame of the file can be decoded")
@@ -220,11 +234,19 @@ class _Tracks:
         sound: Any = sinks[self.audio.index].finish() if self.audio is not None else None
         return frames, sound
 
-    def _pump(self, sinks: Mapping[int, Any]) -> None:
+    def _skipper(self, sinks: Mapping[int, Any]) -> Skipper | None:
+        if self.video is None or not can_skip(self.container, self.video):
+            return None
+        index = self.video.index
+        times = sinks[index].times
+        return Skipper(self.video, ticks=self._ticks[index], origin=self.origin, times=times, tie=_TIE_SECONDS)
+
+    def _pump(self, sinks: Mapping[int, Any], skipper: Skipper | None) -> None:
         packets: Counter[int] = Counter()
         corrupt: Counter[int] = Counter()
         reached = dict.fromkeys((stream.index for stream in self.container.streams), 0.0)
-        for packet in self.container.demux():
+        demuxed = self.container.demux()
+        for packet in demuxed if skipper is None else skipper.packets(demuxed):
             index = packet.stream.index
             reached[index] = max(reached[index], self._packet_end(packet))
             if index not in sinks or sinks[index].done:
@@ -268,6 +290,7 @@ class _FrameSampler:
         self.times = [(i + 0.5) * seconds / count for i in range(count)]
         self.images: list[np.ndarray] = []
         self.frames_seen = 0
+        self.stamps: list[int | None] = []  # of all frames seen
         self._budget = budget
         self._size: tuple[int, int] | None = None
         self._last: av.VideoFrame | None = None
@@ -282,6 +305,7 @@ class _FrameSampler:
         shown = self._last or frame  # the first frame also stands for the time before it
         self._last = frame
         self.frames_seen += 1
+        self.stamps.append(frame.pts)
         if time is not None:
             self._fill(shown, time - _TIE_SECONDS)
 
@@ -331,7 +355,7 @@ class _SoundCollector:
         if frame.sample_rate == self.rate and frame.format.name in PLAIN_SAMPLES:
             self._resample(None)
             self._resampler = self._input_format = None
-            self._chunks.append(_mono(_planes(frame)))
+            self._chunks.append(mono(planes(frame)))
             return
         input_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if input_format != self._input_format:  # some AAC streams change rate or channels after their first frames
@@ -355,7 +379,7 @@ class _SoundCollector:
         if self._resampler is None:
             return
         for piece in self._resampler.resample(frame):
-            self._chunks.append(_mono(piece.to_ndarray()))
+            self._chunks.append(mono(piece.to_ndarray()))
 
 
 def _float(time_base: Fraction | None) -> float:
@@ -365,16 +389,3 @@ def _float(time_base: Fraction | None) -> float:
 def _frame_seconds(stream: Any) -> float:
     """How long a packet without a duration of its own stands on screen; sound says it itself."""
     return 1 / float(stream.average_rate) if stream.type == "video" and stream.average_rate else 0.0
-
-
-def _planes(frame: av.AudioFrame) -> np.ndarray:
-    """float32 ``[channels, N]`` of a frame in one of ``PLAIN_SAMPLES``, the values that FFmpeg's resampler gives."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    return samples if samples.dtype == np.float32 else samples.astype(np.float32) / 2**15
-
-
-def _mono(planes: np.ndarray) -> np.ndarray:
-    """The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1]."""
-    return planes[0] if len(planes) == 1 else planes.mean(axis=0, dtype=np.float32)

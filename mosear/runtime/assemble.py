@@ -18,6 +18,7 @@ from peft import PeftModel, get_peft_model
 
 from mosear.backbones.partitioned import shape_of
 from mosear.callbacks import SteeringCallback
+from mosear.experts.lean_lora import lean
 from mosear.runtime.distributed import in_turn, launched_rank
 from mosear.runtime.loggers import build_loggers
 from mosear.runtime.steering import steering_policy
@@ -97,6 +98,7 @@ def add_adapter(backbone: OmniBackbone, cfg: DictConfig) -> PeftModel:
     """Inject a fresh adapter into the backbone."""
     config = instantiate(cfg.adapter, _convert_="all")
     model = get_peft_model(backbone.model, config)
+    lean(model)
     config.base_model_name_or_path = backbone.name  # PEFT puts the local path there, which means nothing elsewhere
     return model
 
@@ -116,6 +118,7 @@ def load_adapter(backbone: OmniBackbone, directory: str | Path) -> PeftModel:
             f"Choose the backbone it belongs to (backbone.name={trained_on})."
         )
     model = PeftModel.from_pretrained(backbone.model, str(directory))
+    lean(model)
     return model.eval()
 
 

@@ -9,26 +9,42 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from benchmarks.peers.__main__ import main, parsed, tree_mib
 from benchmarks.peers.checkpoint import SIZES, SYSTEM, save_checkpoint
-from benchmarks.peers.data import FRAMES, PROMPT, write_data
+from benchmarks.peers.clips import CLIPS as KINDS
+from benchmarks.peers.clips import FRAMES
+from benchmarks.peers.data import PROMPT, write_data
 from benchmarks.peers.inside.mosear_callback import PeerBuilder
+from benchmarks.peers.inside.mosear_operators import kind
 from benchmarks.peers.inside.mosear_profile import Stopwatch
 from benchmarks.peers.inside.recorder import Recorder, same_start
 from benchmarks.peers.profile_table import profile_table
 from benchmarks.peers.report import agreement, rate, table, version_lines
-from benchmarks.peers.systems import HERE, PEERS, SETTINGS, SYSTEMS, Work, command, environment_variables
+from benchmarks.peers.systems import (
+    HERE,
+    PEERS,
+    SETTINGS,
+    SMALLEST,
+    SYSTEMS,
+    Work,
+    command,
+    environment_variables,
+    own_python,
+    python_of,
+)
 from mosear.backbones import OmniBackbone, load_backbone
 from mosear.backbones.media import MediaBatch
 from mosear.data.datamodule import ClipDataModule
 from mosear.data.manifest import load_manifest
-from mosear.data.media import MediaBudget, decode
+from mosear.data.media import MediaBudget, decode, fit_within
 from mosear.data.sample import IGNORE
 
 CLIPS, BATCH = 6, 2
@@ -116,6 +132,52 @@ def test_whichever_frame_of_a_pair_is_taken_the_picture_is_the_same(data: Path) 
     within = np.abs(frames[::2].astype(int) - frames[1::2]).mean()
     between = np.abs(frames[1:-1:2].astype(int) - frames[2::2]).mean()
     assert within < 0.1 * between
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One clip as a camera writes them."""
+    directory = tmp_path_factory.mktemp("camera")
+    write_data(directory, 1, 1, KINDS["camera"])
+    return directory
+
+
+def test_a_camera_clip_is_what_it_says(camera: Path) -> None:
+    video = next((camera / "clips").glob("*.mp4"))
+    with av.open(str(video)) as container:
+        picture, sound = container.streams.video[0], container.streams.audio[0]
+        assert (picture.width, picture.height, picture.average_rate, picture.frames) == (640, 360, 25, 150)
+        assert (sound.rate, sound.layout.name) == (48_000, "stereo")
+        assert float(picture.duration * picture.time_base) == 6.0
+    wav = decode(None, video.with_suffix(".wav"), MediaBudget()).audio
+    track = decode(None, video, MediaBudget()).audio
+    assert wav is not None and track is not None and len(wav) == 6 * 16_000
+    assert np.corrcoef(wav[: len(track)], track[: len(wav)])[0, 1] > 0.9
+    assert video.stat().st_size > 500_000  # noise: H.264 has work to do
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_system_picks_frames_of_the_same_pictures(name: str) -> None:
+    clips = KINDS[name]
+    count = len(clips.held)
+    assert count == round(clips.fps * clips.seconds)
+    middles = [int((index + 0.5) * count / FRAMES) for index in range(FRAMES)]
+    llamafactory = np.linspace(0, count - 1, FRAMES).astype(np.int32)
+    ms_swift = torch.linspace(0, count - 1, FRAMES).round().long()
+    for picks in (middles, llamafactory, ms_swift):
+        assert [clips.held[pick] for pick in picks] == list(range(FRAMES))
+    assert np.floor(clips.seconds * clips.sampled_fps) == FRAMES
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_system_gives_the_model_frames_of_one_size(name: str) -> None:
+    clips = KINDS[name]
+    # What each does before the model's processor: mosear while decoding, LLaMA-Factory by PIL, ms-swift nothing.
+    factor = min(1.0, (clips.pixels / (clips.width * clips.height)) ** 0.5)
+    sizes = [fit_within(clips.width, clips.height, clips.pixels)]
+    sizes += [(int(clips.width * factor), int(clips.height * factor)), (clips.width, clips.height)]
+    found = {smart_resize(height, width, 28, SMALLEST, clips.pixels) for width, height in sizes}
+    assert found == {{"small": (112, 112), "camera": (84, 140)}[name]}
 
 
 def test_a_smaller_last_batch_is_refused(tmp_path: Path) -> None:
@@ -254,6 +316,22 @@ def test_profile_table_shows_shares() -> None:
         "| mel | 25.0% | 100.0% |",
         "| CPU seconds per step | 2.000 | 2.000 |",
     ]
+    found = {"mid": {"seconds": {"attention": 1.0}, "steps": 1, "clock": "Wall-clock"}}
+    assert profile_table(found).splitlines()[-1] == "| Wall-clock seconds per step | 1.000 |"
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "expected"),
+    [
+        ("aten::addmm", [[6], [4, 8], [8, 6]], "products of frozen weights"),
+        ("aten::mm", [[4, 8], [8, 3]], "products of the adapter"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", [[1, 3, 4, 8]], "attention"),
+        ("aten::mul", [[4, 3]], "element by element, copies, Python"),
+        ("autograd::engine::evaluate_function: ScaledDotProductAttention", [], "element by element, copies, Python"),
+    ],
+)
+def test_kinds_of_operators(name: str, shapes: list[list[int]], expected: str) -> None:
+    assert kind(name, shapes, rank=3) == expected
 
 
 class Nested:
@@ -317,6 +395,14 @@ def test_peers_see_nothing_of_this_project(tmp_path: Path, monkeypatch: pytest.M
     assert variables["FPS"] == "4.0" and variables["OMP_NUM_THREADS"] == "1"
 
 
+def test_mosear_runs_in_an_environment_of_its_own_where_there_is_one(tmp_path: Path) -> None:
+    assert own_python(tmp_path) == Path(sys.executable)
+    (tmp_path / "mosear").mkdir()
+    (tmp_path / "mosear" / "built").touch()
+    assert own_python(tmp_path) == python_of(tmp_path / "mosear")
+    assert command("mosear", Work(tmp_path, tmp_path, BATCH, 3), tmp_path, tmp_path)[0] == str(own_python(tmp_path))
+
+
 @pytest.mark.parametrize("peer", PEERS)
 def test_pins_are_exact_and_name_no_place(peer: str) -> None:
     pins = (HERE / f"requirements-{peer}.txt").read_text().splitlines()
@@ -335,3 +421,6 @@ def test_mosear_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     main(["--profile", "--sizes", "tiny", "--steps", "3", "--batch-size", "2", "--dir", str(tmp_path / "work")])
     shown = capsys.readouterr().out
     assert all(f"| {part} |" in shown for part in ("decode", "backward", "optimiser", "mel", "logging"))
+    main(["--operators", "--sizes", "tiny", "--steps", "3", "--batch-size", "2", "--dir", str(tmp_path / "work")])
+    shown = capsys.readouterr().out
+    assert all(f"| {scope}: products of frozen weights |" in shown for scope in ("decoder, forward", "backward"))
