@@ -70,6 +70,16 @@ def test_the_same_frames_to_the_last_bit(monkeypatch, tmp_path, options, suffix)
     assert not count.whole or suffix != "mp4"
 
 
+@pytest.mark.parametrize("params", ["bframes=4:b-pyramid=1", "bframes=8:b-adapt=0:b-pyramid=0", "bframes=0"])
+def test_hevc_too(monkeypatch, tmp_path, params) -> None:
+    path = write(tmp_path / "clip.mp4", {"x265-params": f"log-level=error:{params}"}, list(range(60)), "libx265")
+    count = Count(monkeypatch)
+    for budget in (MediaBudget(num_frames=n) for n in (1, 3, 8, 60)):
+        frames = decode(path, None, budget).frames
+        assert frames is not None and np.array_equal(frames, without_skipping(monkeypatch, path, budget))
+    assert not count.whole
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_frames_of_uneven_length(monkeypatch, tmp_path, seed) -> None:
     times = sorted(random.Random(seed).sample(range(200), 50))
