@@ -1,23 +1,21 @@
 """What each part of the recipe contributes: ``python -m benchmarks.ablations --seeds 0 1 2 --test-clips 3000``.
 
 Every row is a short form of ``train.py +experiment=mosear`` (``SHORT``: a third of the steps, no prior for faces) with
-one change; same data, steps and total rank unless the change is about them. A finished run is not repeated. The table
-is written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
+one change; same data, steps and total rank unless the change is about them. The recipe itself, without mixing and as a
+plain LoRA, are runs of ``benchmarks.results --short`` and shared with it. A finished run is not repeated. The table is
+written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
-from benchmarks.results import ROOT, Study, add_study_options
+from benchmarks.results import ROOT, SHORT, Study, add_study_options, changed
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
+BACKBONE, DATA = "tiny_omni", "synthetic"
 FULL = "mosear"
-SHORT = ["trainer.max_epochs=8", "trainer.check_val_every_n_epoch=2", "mixing.visual_prior=0"]
-"""What the recipe was when these rows were first measured; a change may replace any of it."""
-BASES = (FULL, "mosear_plain", "lora_mixing")
-"""Experiments that are rows as they are."""
+SHARED = (FULL, "mosear_plain", "lora_mixing")
 VARIATIONS: dict[str, list[str]] = {
     "mixing rate 0.25": ["mixing.rate=0.25"],
     "mixing rate 0.75": ["mixing.rate=0.75"],
@@ -47,12 +45,6 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in name)
 
 
-def changed(overrides: Sequence[str], by: Sequence[str]) -> list[str]:
-    """Overrides, each key once: those of ``by`` count."""
-    keys = dict(override.split("=", 1) for override in (*overrides, *by))
-    return [f"{key}={value}" for key, value in keys.items()]
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,10 +53,10 @@ def main() -> None:
     )
     add_study_options(parser)
     args = parser.parse_args()
-    study = Study(args.out.resolve(), args.test_clips)
+    study = Study(args.out.resolve(), args.test_clips, short=True)
     runs = []
     for seed in args.seeds:
-        runs += [study.variation(f"{name}-{seed}", name, seed, SHORT) for name in BASES]
+        runs += [study.tuned(BACKBONE, DATA, name, seed) for name in SHARED]
         for name in args.only:
             if name in DETAILS and seed != args.seeds[0]:
                 continue

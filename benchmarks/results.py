@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mosear.evaluation.aggregate import collect, differences, markdown, table
@@ -23,6 +24,8 @@ CONTROL = "tiny_omni_balanced"
 DATA = {"synthetic": "natural", "synthetic_voice_dominant": "voice-dominant"}
 EXTRA = {"synthetic": [], "synthetic_voice_dominant": ["mixing.visual_prior=0"]}
 """The recipes' prior for faces was chosen on validation clips for natural training clips; for these it is 0."""
+SHORT = ["trainer.max_epochs=8", "trainer.check_val_every_n_epoch=2", "mixing.visual_prior=0"]
+"""What the recipes were when they were first measured (``--short``)."""
 EXPERIMENTS = ("lora", "mosear_plain", "lora_mixing", "mosear")
 FUSION = "zero-shot, late fusion"
 PAIRS = (
@@ -34,16 +37,28 @@ PAIRS = (
 )
 
 
+def changed(overrides: Sequence[str], by: Sequence[str]) -> list[str]:
+    """Overrides, each key once: those of ``by`` count."""
+    keys = dict(override.split("=", 1) for override in (*overrides, *by))
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
 class Study:
     """Where runs live and how one is made.
 
     Args:
         out: directory of all runs.
         test_clips: per test subset; a third of them where a modality is missing.
+        short: tune by ``SHORT``.
     """
 
-    def __init__(self, out: Path, test_clips: int) -> None:
-        self.out, self.test_clips = out, test_clips
+    def __init__(self, out: Path, test_clips: int, *, short: bool = False) -> None:
+        self.out, self.test_clips, self.short = out, test_clips, short
+
+    @property
+    def form(self) -> str:
+        """Behind the names of what is tuned."""
+        return "-short" if self.short else ""
 
     def bare(self, backbone: str) -> Path:
         """The backbone without an adapter, with its unimodal readings."""
@@ -52,8 +67,9 @@ class Study:
 
     def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
         """An adapter of one seed."""
-        target = self.out / f"{backbone}-n{self.test_clips}" / DATA[data] / f"{experiment}-{seed}"
-        overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}", *EXTRA[data]]
+        target = self.out / f"{backbone}-n{self.test_clips}" / f"{DATA[data]}{self.form}" / f"{experiment}-{seed}"
+        changes = changed(EXTRA[data], SHORT if self.short else [])
+        overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}", *changes]
         return self.run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 
     def variation(self, folder: str, experiment: str, seed: int, overrides: list[str]) -> Path:
@@ -107,7 +123,7 @@ def write_tables(study: Study, args: argparse.Namespace) -> None:
         systems = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
         pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
         text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
-        (tables / f"{name}-{DATA[data]}.md").write_text(text, encoding="utf-8")
+        (tables / f"{name}-{DATA[data]}{study.form}.md").write_text(text, encoding="utf-8")
         print(text)
 
 
@@ -125,9 +141,10 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
+    parser.add_argument("--short", action="store_true", help="a third of the steps, no prior for faces")
     add_study_options(parser)
     args = parser.parse_args()
-    study = Study(args.out.resolve(), args.test_clips)
+    study = Study(args.out.resolve(), args.test_clips, short=args.short)
     for backbone in dict.fromkeys([*args.backbones, CONTROL]):
         study.bare(backbone)
     for seed in args.seeds:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from benchmarks.ablations import DETAILS, SHORT, VARIATIONS, changed
+from benchmarks.ablations import DETAILS, VARIATIONS
+from benchmarks.results import SHORT, changed
 from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.runtime.validation import validate
 
