@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+log = logging.getLogger(__name__)
+
+COLLAPSED = 0.95
+"""Mean weight of one group over layers and clips from which on the others' ranks lie idle."""
+
+
 class GateTelemetry(Callback):
-    """Does nothing for an adapter without a gate.
+    """Does nothing for an adapter without a gate. Warns after training if the gate has given all to one group.
 
     Args:
         every_n_steps: how often training weights are logged (as ``train/gate_<group>/layer_<i>``) and kept.
@@ -76,6 +83,22 @@ class GateTelemetry(Callback):
         # Not through the module: Lightning would log the same numbers again at every step up to the next measurement.
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self._step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A gate that has collapsed makes a small LoRA of the adapter, and nothing else shows it."""
+        conductor = conductor_of(pl_module.backbone)
+        config = None if conductor is None else conductor.active_config()
+        if not self.training or config is None:
+            return
+        share, group = self.training[-1][1].mean(0).max(0)
+        if share > COLLAPSED:
+            log.warning(
+                "The gate has collapsed: %s experts have %.0f %% of the weight (mean over layers), so the ranks of the "
+                "others lie idle. adapter.kl_weight (now %g) holds it back; try 0.1.",
+                GROUPS[int(group)].replace("_", "-"),
+                100 * float(share),
+                config.kl_weight,
+            )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each test replaces the last one's numbers."""

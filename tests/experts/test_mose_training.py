@@ -145,6 +145,19 @@ def test_telemetry_records_training_and_subsets(backbone: OmniBackbone, tmp_path
     assert conductor_of(own).listeners == []
 
 
+def test_a_collapsed_gate_is_said(backbone: OmniBackbone, caplog: pytest.LogCaptureFixture) -> None:
+    own, model = adapted(backbone, kl_weight=0.001)
+    tuner, _ = tuner_of(own, model)
+    callback, trainer = GateTelemetry(), SimpleNamespace(global_step=0, loggers=[])
+    callback.training = [(0, torch.full((2, 3), 1 / 3)), (10, torch.tensor([[0.1, 0.0, 0.9], [0.1, 0.1, 0.8]]))]
+    callback.on_train_end(trainer, tuner)
+    assert not caplog.records
+    callback.training.append((20, torch.tensor([[0.01, 0.0, 0.99], [0.01, 0.03, 0.96]])))
+    callback.on_train_end(trainer, tuner)
+    assert "omni experts have 98 % of the weight" in caplog.text
+    assert "adapter.kl_weight (now 0.001)" in caplog.text
+
+
 def test_telemetry_is_silent_without_a_gate(qwen25: OmniBackbone) -> None:
     tuner, logged = tuner_of(qwen25, qwen25.model)
     callback, trainer = GateTelemetry(), SimpleNamespace(global_step=0, loggers=[])
