@@ -1,6 +1,6 @@
 """What each part of the recipe contributes: ``python -m benchmarks.ablations --seeds 0 1 2 --test-clips 3000``.
 
-Every row is a short form of ``train.py +experiment=mosear`` (``SHORT``: a third of the steps, no prior for faces) with
+Every row is a short form of ``train.py +experiment=mosear`` (a third of the steps, no prior for faces, no term for the gate) with
 one change; same data, steps and total rank unless the change is about them. The recipe itself, without mixing and as a
 plain LoRA, are runs of ``benchmarks.results --short`` and shared with it. A finished run is not repeated. The table is
 written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.results import ROOT, SHORT, Study, add_study_options, changed
+from benchmarks.results import ROOT, Study, add_study_options, changed, short_form
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONE, DATA = "tiny_omni", "synthetic"
@@ -60,7 +60,7 @@ def main() -> None:
         for name in args.only:
             if name in DETAILS and seed != args.seeds[0]:
                 continue
-            overrides = [*changed(SHORT, (VARIATIONS | DETAILS)[name]), f"name={slug(name)}"]
+            overrides = [*changed(short_form(FULL), (VARIATIONS | DETAILS)[name]), f"name={slug(name)}"]
             runs.append(study.variation(f"{slug(name)}-{seed}", FULL, seed, overrides))
     if args.only_runs:
         return

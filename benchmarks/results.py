@@ -25,7 +25,9 @@ DATA = {"synthetic": "natural", "synthetic_voice_dominant": "voice-dominant"}
 EXTRA = {"synthetic": [], "synthetic_voice_dominant": ["mixing.visual_prior=0"]}
 """The recipes' prior for faces was chosen on validation clips for natural training clips; for these it is 0."""
 SHORT = ["trainer.max_epochs=8", "trainer.check_val_every_n_epoch=2", "mixing.visual_prior=0"]
-"""What the recipes were when they were first measured (``--short``)."""
+SHORT_GATE = ["adapter.kl_weight=0"]
+"""What the recipes were when they were first measured (``--short``); the second for those with a gate."""
+GATED = ("mosear", "mosear_plain")
 EXPERIMENTS = ("lora", "mosear_plain", "lora_mixing", "mosear")
 FUSION = "zero-shot, late fusion"
 PAIRS = (
@@ -41,6 +43,11 @@ def changed(overrides: Sequence[str], by: Sequence[str]) -> list[str]:
     """Overrides, each key once: those of ``by`` count."""
     keys = dict(override.split("=", 1) for override in (*overrides, *by))
     return [f"{key}={value}" for key, value in keys.items()]
+
+
+def short_form(experiment: str) -> list[str]:
+    """What makes a recipe short."""
+    return [*SHORT, *(SHORT_GATE if experiment in GATED else [])]
 
 
 class Study:
@@ -68,7 +75,7 @@ class Study:
     def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
         """An adapter of one seed."""
         target = self.out / f"{backbone}-n{self.test_clips}" / f"{DATA[data]}{self.form}" / f"{experiment}-{seed}"
-        changes = changed(EXTRA[data], SHORT if self.short else [])
+        changes = changed(EXTRA[data], short_form(experiment) if self.short else [])
         overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}", *changes]
         return self.run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmarks.ablations import DETAILS, VARIATIONS
-from benchmarks.results import SHORT, changed
+from benchmarks.results import changed, short_form
 from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.runtime.validation import validate
 
@@ -21,7 +21,7 @@ def test_a_change_replaces_what_it_changes() -> None:
 def test_rows_validate_and_differ_from_the_short_recipe(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         short, row = (
-            compose("train", ["+experiment=mosear", "run_dir=/tmp/run", *changed(SHORT, change)])
+            compose("train", ["+experiment=mosear", "run_dir=/tmp/run", *changed(short_form("mosear"), change)])
             for change in ([], (VARIATIONS | DETAILS)[name])
         )
     validate(row, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
