@@ -1,9 +1,9 @@
 """What each part of the recipe contributes: ``python -m benchmarks.ablations --seeds 0 1 2 --test-clips 3000``.
 
-Every row is a short form of ``train.py +experiment=mosear`` (a third of the steps, no prior for faces, no term for the gate) with
-one change; same data, steps and total rank unless the change is about them. The recipe itself, without mixing and as a
-plain LoRA, are runs of ``benchmarks.results --short`` and shared with it. A finished run is not repeated. The table is
-written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
+Every row is a short form of ``train.py +experiment=mosear`` (a third of the steps, no prior for faces, no term for the
+gate) with one change; same data, steps and total rank unless the change is about them. The recipe itself, without
+mixing and as a plain LoRA, are runs of ``benchmarks.results --short`` and shared with it. A finished run is not
+repeated. The table is written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
 """
 
 from __future__ import annotations
