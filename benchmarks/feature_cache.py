@@ -206,9 +206,6 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["time"])
-    parser.add_argument(
-        "--sizes", dest="parts", action="store_const", const=["sizes"], help="the same as --parts sizes"
-    )
     parser.add_argument("--experiment", default="mosear_plain", help="as in conf/experiment")
     parser.add_argument("--size", choices=list(SIZES), help="random weights of this size (benchmarks.peers) instead")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")

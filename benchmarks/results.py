@@ -56,7 +56,7 @@ class Study:
     Args:
         out: directory of all runs.
         test_clips: per test subset; a third of them where a modality is missing.
-        short: tune by ``SHORT``.
+        short: tune by :func:`short_form`.
     """
 
     def __init__(self, out: Path, test_clips: int, *, short: bool = False) -> None:
@@ -148,7 +148,9 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
-    parser.add_argument("--short", action="store_true", help="a third of the steps, no prior for faces")
+    parser.add_argument(
+        "--short", action="store_true", help="a third of the steps, no prior for faces, no term for a gate"
+    )
     add_study_options(parser)
     args = parser.parse_args()
     study = Study(args.out.resolve(), args.test_clips, short=args.short)

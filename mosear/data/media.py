@@ -21,8 +21,8 @@ from av.video.reformatter import VideoReformatter
 
 from mosear.data.budget import MediaBudget, fit_within
 from mosear.data.container import MediaError, Source, opened, source_name, video_stream
-from mosear.data.samples import PLAIN_SAMPLES, mono, planes
 from mosear.data.skipping import Skipper, can_skip
+from mosear.data.sound import PLAIN_SAMPLES, mono, planes
 
 __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_within", "probe"]
 

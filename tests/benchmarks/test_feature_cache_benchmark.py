@@ -59,7 +59,7 @@ def test_sizes_are_those_of_real_entries(
 
 def test_sizes_of_the_published_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "found.json"
-    feature_cache.main(["--sizes", f"--json={path}"])
+    feature_cache.main(["--parts", "sizes", f"--json={path}"])
     cases = json.loads(path.read_text())["cases"]
     found = {(case["model"], case["budget"]): case["entries"]["30"] for case in cases}
     seven = found["7B", "8 frames a clip"]

@@ -1,4 +1,4 @@
-"""Samples of sound as arrays."""
+"""Decoded sound as arrays."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def planes(frame: av.AudioFrame) -> np.ndarray:
     return samples if samples.dtype == np.float32 else samples.astype(np.float32) / 2**15
 
 
-def mono(planes: np.ndarray) -> np.ndarray:
-    """The mean, since FFmpeg's own downmix of float samples weighs two channels 0.707 each and leaves [-1, 1]."""
-    return planes[0] if len(planes) == 1 else planes.mean(axis=0, dtype=np.float32)
+def mono(channels: np.ndarray) -> np.ndarray:
+    """The mean of ``[channels, N]``: FFmpeg's downmix of float samples weighs two channels 0.707 each, past [-1, 1]."""
+    return channels[0] if len(channels) == 1 else channels.mean(axis=0, dtype=np.float32)
