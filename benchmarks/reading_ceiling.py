@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
@@ -28,20 +29,20 @@ from sklearn.preprocessing import StandardScaler
 from mosear.evaluation.aggregate import CONFLICT
 from mosear.evaluation.fusion import late_fusion
 from mosear.evaluation.predictions import PredictionRow, read_predictions
+from mosear.training.mixing_target import log_odds
 
 FOLDS = 10
 SMALLEST = 1e-7
 
 
-def log_odds(readings: np.ndarray) -> np.ndarray:
-    """``[N]``: of the top label, from ``[N, C]`` probabilities."""
-    top = readings.max(1)
-    return np.log(np.clip(top, SMALLEST, None)) - np.log(np.clip(1 - top, SMALLEST, None))
+def confidences(readings: np.ndarray) -> np.ndarray:
+    """``[N]``: log-odds of the top label, from ``[N, C]`` probabilities."""
+    return log_odds(torch.from_numpy(readings).clamp(min=SMALLEST).log()).numpy()
 
 
 def confidence_arbiter(visual: np.ndarray, audio: np.ndarray, face_is_right: np.ndarray) -> np.ndarray:
     """``[N]`` answers with one of the two top labels, from ``[N, C]`` readings and ``[N]`` true directions."""
-    seen, heard = log_odds(visual), log_odds(audio)
+    seen, heard = confidences(visual), confidences(audio)
     features = np.stack([seen, heard, seen**2, heard**2, seen * heard], axis=1)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression())
