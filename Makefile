@@ -1,4 +1,4 @@
-# Everything a newcomer needs. `make` alone prints the targets.
+# Set-up, training, tests, checks. `make` alone prints the targets.
 
 PYTHON ?= python3
 ARGS ?=
@@ -38,7 +38,7 @@ check: env ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mosear
 
-format: env ## rewrite the sources in the house style
+format: env ## format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -10,7 +10,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mosear.runtime.distributed import register_resolvers
+from mosear.config.renamed import refuse_renamed
+from mosear.torchrun import register_resolvers
 
 register_resolvers()
 
@@ -18,15 +19,15 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
-    from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-    from mosear.runtime.validation import ConfigError, validate
+    from mosear.problems import ConfigError
+    from mosear.runtime.checks import check_training
 
     try:
-        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+        check_training(cfg)
     except ConfigError as error:
         sys.exit(str(error))
     if cfg.dry_run:
-        from mosear.runtime.dry_run import report
+        from mosear.planning.dry_run import report
 
         return report(cfg)
     from mosear.runtime.flows import train
@@ -35,4 +36,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    refuse_renamed(sys.argv[1:])
     main()

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.results import ROOT, Study, add_study_options, changed, short_form
+from benchmarks.options import ROOT
+from benchmarks.results import Study, add_study_options, changed, short_form
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONE, DATA = "tiny_omni", "synthetic"
 FULL = "mosear"
 SHARED = (FULL, "mosear_plain", "lora_mixing")
 VARIATIONS: dict[str, list[str]] = {
-    "mixing rate 0.25": ["mixing.rate=0.25"],
-    "mixing rate 0.75": ["mixing.rate=0.75"],
+    "mixing rate 0.25": ["method.rate=0.25"],
+    "mixing rate 0.75": ["method.rate=0.75"],
     "gate balance 0.1": ["adapter.balance_weight=0.1"],
     "gate KL 0.1": ["adapter.kl_weight=0.1"],
     "uniform gate": ["adapter.gate=uniform"],
@@ -29,12 +30,12 @@ VARIATIONS: dict[str, list[str]] = {
 }
 """Overrides of each row."""
 DETAILS: dict[str, list[str]] = {
-    "mixing: strengths as they are": ["mixing.scale=none"],
-    "mixing: no transcript": ["mixing.transcript=none"],
-    "mixing: evidence from readings": ["mixing.evidence=reading"],
-    "mixing: weak modality weight 1": ["mixing.weak_modality_weight=1"],
-    "mixing: hard sample weight 1": ["mixing.hard_sample_weight=1"],
-    "mixing: prior for faces 0.5": ["mixing.visual_prior=0.5"],
+    "mixing: strengths as they are": ["method.scale=none"],
+    "mixing: no transcript": ["method.transcript=none"],
+    "mixing: evidence from readings": ["method.evidence=reading"],
+    "mixing: weak modality weight 1": ["method.weak_modality_weight=1"],
+    "mixing: hard sample weight 1": ["method.hard_sample_weight=1"],
+    "mixing: prior for faces 0.5": ["method.visual_prior=0.5"],
     "24 epochs": ["trainer.max_epochs=24"],
 }
 """Rows about how mixing makes its targets, and about steps: large effects or none, so the first seed alone."""

@@ -2,8 +2,8 @@
 
 ``answers``: the embedded backbone answers synthetic test clips in three ways, batch by batch in rotating order:
 
-* score: ``mosear.evaluation.scoring``, one pass over the prompt and one over all candidate labels;
-* generate: ``mosear.evaluation.generation``, greedy, with the same encoded media (as from the feature cache);
+* score: ``mosear.inference.scoring``, one pass over the prompt and one over all candidate labels;
+* generate: ``mosear.inference.generation``, greedy, with the same encoded media (as from the feature cache);
 * transformers: ``model.generate(do_sample=False)`` on processed media, which it encodes itself.
 
 Generation stops at the end token (the answer is one word) or writes ``--written`` tokens, as answers in JSON or with a
@@ -16,7 +16,6 @@ that the model waited for data: for the first batch, in which worker processes s
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,86 +24,75 @@ from typing import Any
 
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from benchmarks.peers.checkpoint import SIZES, save_checkpoint
-from benchmarks.side_by_side import add_options, check_options, ratios, run_cases, timed
+from benchmarks.assembled import CACHES, add_run_options, assembled, random_checkpoint
+from benchmarks.side_by_side import add_options, check_options, medians, quartiles, ratios, run_cases, timed
 from mosear.callbacks import Throughput
 from mosear.data.sample import OmniBatch
-from mosear.evaluation.generation import generate_ids
-from mosear.evaluation.parsing import parse_answer
-from mosear.evaluation.scoring import label_log_probs
-from mosear.runtime.assemble import Assembly, assemble, build_tuner
-from mosear.runtime.distributed import register_resolvers
-from mosear.training.module import EmotionTuner, gold_label
+from mosear.inference.generation import generate
+from mosear.inference.parsing import parse_answer
+from mosear.inference.scoring import label_log_probs
+from mosear.methods.omni_system import OmniSystem, gold_label
+from mosear.runtime.assemble import Assembly
 
-CONF = Path(__file__).parents[1] / "conf"
 PARTS = ("answers", "waiting")
 WAYS = ("score", "generate", "transformers")
-CACHES = ("off", "cold", "warm")
 
 
-def assembled(args: argparse.Namespace, run_dir: Path, *overrides: str) -> Assembly:
-    """What ``eval.py`` would run."""
-    register_resolvers()
+def evaluation(args: argparse.Namespace, run_dir: Path, *overrides: str) -> tuple[Assembly, OmniSystem]:
+    """What ``eval.py`` would run on the bare backbone."""
     options = [
-        f"run_dir={run_dir}", f"data_dir={args.data_dir.resolve()}", f"backbone={args.backbone}", "callbacks=none",
-        "answering.readings=false", f"data.num_workers={args.workers}", f"data.eval_batch_size={args.batch}",
-        f"trainer.limit_test_batches={args.batches}", "+trainer.enable_progress_bar=false",
+        f"backbone={args.backbone}", "answering.readings=false", f"data.eval_batch_size={args.batch}",
+        f"trainer.limit_test_batches={args.batches}", *(["data.prepare=null"] if args.prepared else []), *overrides,
     ]  # fmt: skip
-    if args.prepared:
-        options.append("data.prepare=null")
-    if args.checkpoint is not None:
-        options += ["backbone=checkpoint", f"backbone.name={args.checkpoint}", "backbone.dtype=fp32"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return assemble(compose("eval", overrides=[*options, *overrides]))
+    return assembled("eval", args, run_dir, options, args.checkpoint)
 
 
 Both = tuple[OmniBatch, OmniBatch]
 """A batch with processed media, and with encoded media."""
 
 
-def both_kinds(parts: Assembly, number: int) -> Iterator[Both]:
+def both_kinds(system: OmniSystem, number: int) -> Iterator[Both]:
     """The first batches of the test."""
-    for index, batch in enumerate(parts.data.test_dataloader()):
+    for index, batch in enumerate(system.data.test_dataloader()):
         if index == number:
             return
-        yield batch.data, replace(batch.data, media=parts.backbone.encode(batch.data.media))
+        yield batch.data, replace(batch.data, media=system.backbone.encode(batch.data.media))
 
 
-class Answerer:
-    """Three ways to answer a batch.
+class Ways:
+    """The ways to answer a batch.
 
     Args:
-        tuner: backbone and prompt.
+        system: backbone and prompt.
         written: tokens that generation must write; 0 = until the end token.
     """
 
-    def __init__(self, tuner: EmotionTuner, written: int) -> None:
-        self.tuner, self.labels = tuner, tuner.prompt.labels
-        self.tokenizer = tuner.backbone.processor.tokenizer
-        self.tokens = written or tuner.answering.max_new_tokens
+    def __init__(self, system: OmniSystem, written: int) -> None:
+        self.backbone, self.labels, self.trie = system.backbone, system.labels, system.trie
+        self.tokenizer = system.backbone.processor.tokenizer
+        self.tokens = written or system.answering.max_new_tokens
         # A token that is never written keeps both at it; what comes after the true end token is cut off.
         self.end_id = len(self.tokenizer) - 1 if written else self.tokenizer.eos_token_id
 
     @torch.no_grad()
     def score(self, both: Both) -> list[str | None]:
         """The most likely label of each clip."""
-        best = label_log_probs(self.tuner.backbone, both[1], self.tuner.trie).argmax(-1)
+        best = label_log_probs(self.backbone, both[1], self.trie).argmax(-1)
         return [self.labels[index] for index in best.tolist()]
 
     def generate(self, both: Both) -> list[str | None]:
         """The label that was written for each clip, or None."""
         pad_id = self.tokenizer.pad_token_id
         options = {"max_new_tokens": self.tokens, "end_id": self.end_id, "pad_id": pad_id}
-        return self._read(generate_ids(self.tuner.backbone, both[1], **options))
+        return self._read(generate(self.backbone, both[1], **options).ids)
 
     def transformers(self, both: Both) -> list[str | None]:
         """The same, by the library."""
         inputs = both[0].model_inputs()
         options = {"eos_token_id": self.end_id, "pad_token_id": self.tokenizer.pad_token_id, "do_sample": False}
-        ids = self.tuner.backbone.model.generate(**inputs, max_new_tokens=self.tokens, **options)
+        ids = self.backbone.model.generate(**inputs, max_new_tokens=self.tokens, **options)
         return self._read(ids[:, inputs["input_ids"].shape[1] :])
 
     def _read(self, ids: Tensor) -> list[str | None]:
@@ -118,22 +106,21 @@ class Answerer:
 def answers(args: argparse.Namespace, written: int) -> dict[str, Any]:
     """Times and accuracies of both ways."""
     with TemporaryDirectory() as run_dir:
-        parts = assembled(args, Path(run_dir), "data.cache_dir=null")
-        tuner = build_tuner(parts, parts.backbone.model, "zero_shot")
-        tuner.eval()
-        batches = list(both_kinds(parts, args.batches))
-    answerer = Answerer(tuner, written)
+        _, system = evaluation(args, Path(run_dir), "data.cache_dir=null")
+        system.eval()
+        batches = list(both_kinds(system, args.batches))
+    ways = Ways(system, written)
     found: dict[str, list[str | None]] = {way: [] for way in WAYS}
     truth = [gold_label(clip) for raw, _ in batches for clip in raw.clips]
     for way in WAYS:  # untimed: the warm-up, and what they answer
         for batch in batches:
-            found[way] += getattr(answerer, way)(batch)
+            found[way] += getattr(ways, way)(batch)
     current: list[Both] = []
 
     def choose(number: int) -> None:
         current[:] = [batches[number % len(batches)]]
 
-    seconds = timed(WAYS, lambda way: getattr(answerer, way)(current[0]), args.repeats, args, before_round=choose)
+    seconds = timed(WAYS, lambda way: getattr(ways, way)(current[0]), args.repeats, args, before_round=choose)
     same = sum(one == other for one, other in zip(found["score"], found["generate"], strict=True))
     relative = ratios(seconds, "score")
     return {
@@ -143,9 +130,9 @@ def answers(args: argparse.Namespace, written: int) -> dict[str, Any]:
         "accuracy": {way: sum(a == b for a, b in zip(found[way], truth, strict=True)) / len(truth) for way in WAYS},
         "unread": found["generate"].count(None),
         "agreement": same / len(truth),
-        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
-        "time_quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in relative.items()},
+        "seconds": medians(seconds),
+        "time_ratio": medians(relative),
+        "time_quartiles": quartiles(relative),
     }
 
 
@@ -192,10 +179,10 @@ def waiting(args: argparse.Namespace, cache: str, directory: Path) -> dict[str, 
     """Rates of a test; the cold one fills the directory, the warm one reads it."""
     where = "null" if cache == "off" else str(directory)
     with TemporaryDirectory() as run_dir:
-        parts = assembled(args, Path(run_dir), f"data.cache_dir={where}")
+        parts, system = evaluation(args, Path(run_dir), f"data.cache_dir={where}")
         throughput = Waits()
         parts.trainer.callbacks.append(throughput)  # type: ignore[attr-defined]
-        parts.trainer.test(build_tuner(parts, parts.backbone.model, "zero_shot"), datamodule=parts.data, verbose=False)
+        parts.trainer.test(system, datamodule=system.data, verbose=False)
     return {"cache": cache, "clips": throughput.tested.clips, **throughput.tested.rates(), **throughput.shares()}
 
 
@@ -217,13 +204,10 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backbone", default="tiny_omni", help="as in conf/backbone")
-    parser.add_argument("--size", choices=list(SIZES), help="random weights of this size (benchmarks.peers) instead")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")
-    parser.add_argument("--prepared", action="store_true", help="take the corpus there as it is")
+    add_run_options(parser, workers="processes that decode")
     parser.add_argument("--written", nargs="+", type=int, default=[0, 8, 32], help="tokens; 0: until the end token")
     parser.add_argument("--batch", type=int, default=50, help="clips")
     parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
     add_options(parser, rounds="timed batches of each way")
     args = parser.parse_args(argv)
     check_options(parser, args)
@@ -236,10 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     args = parsed(argv)
     libraries = (torch, transformers)
-    with TemporaryDirectory() as directory:
-        cache, args.checkpoint = Path(directory) / "cache", None
-        if args.size is not None:
-            args.checkpoint = save_checkpoint(Path(directory) / "checkpoint", SIZES[args.size])
+    with TemporaryDirectory() as directory, random_checkpoint(args.size) as args.checkpoint:
+        cache = Path(directory) / "cache"
         if "answers" in args.parts:
             run_cases(args, args.written, lambda tokens: answers(args, tokens), answers_row, ANSWERS_HEAD, libraries)
         if "waiting" in args.parts:

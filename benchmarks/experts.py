@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -34,18 +33,25 @@ from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.side_by_side import add_options, check_options, peak_bytes, ratios, run_cases, timed
+from benchmarks.side_by_side import (
+    add_options,
+    check_options,
+    medians,
+    peak_bytes,
+    quartiles,
+    ratios,
+    run_cases,
+    timed,
+)
+from benchmarks.thinkers import random_thinker
 from benchmarks.training_step import Size, TrainingStep, raw_batch, trainable
 from mosear.backbones import load_backbone
 from mosear.backbones.families import family_of
-from mosear.data.prompt import Prompt
-from mosear.evaluation.answering import Answering
-from mosear.experts import MoSEConfig, sequence_state
+from mosear.backbones.sequences import sequence_state
+from mosear.experts import MoSEConfig
 from mosear.experts.layer import LayerSlot, MoSELinear
 from mosear.experts.passes import ForwardPass
 from mosear.roles import TokenRole
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning
 
 WAYS = ("lora", "mose", "loop")
 PARTS = ("layer", "decoder", "step")
@@ -171,12 +177,8 @@ def layer_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
 
 def decoder_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
     """One decoder layer of the 7B model (random weights) between random states and a random gradient."""
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 1}
-    audio = {"encoder_layers": 1, "d_model": 64, "encoder_attention_heads": 1, "encoder_ffn_dim": 64}
-    text = {"num_hidden_layers": 1, "vocab_size": 64, "pad_token_id": 0}  # the other defaults are 7B's
-    config = transformers.Qwen2_5OmniThinkerConfig(audio_config=audio, vision_config=vision, text_config=text)
-    torch.manual_seed(0)
-    thinker = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config).to(**case.place()).requires_grad_(False)
+    thinker = random_thinker(case.place(), num_hidden_layers=1)
+    config = thinker.config
     path, roles = family_of(config.model_type).language_model_path, token_roles(case)
     positions = torch.arange(roles.shape[1], device=case.device).expand(3, *roles.shape)
     x = torch.randn(*roles.shape, config.text_config.hidden_size, **case.place()).requires_grad_()
@@ -194,16 +196,15 @@ def decoder_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
 
 
 def step_ways(case: Case) -> tuple[Step, dict[str, nn.Module]]:
-    """A training step of tiny-omni: the module's own forward and loss, backward, clipping, AdamW."""
+    """A training step of tiny-omni: forward and loss as training has them, backward, clipping, AdamW."""
     backbone = load_backbone("tiny-omni", dtype="fp32" if case.dtype == "float32" else "bf16", device=case.device)
     raw = raw_batch(backbone, Size(case.clips))
     batch = replace(raw, media=backbone.encode(raw.media)).to(case.device)
     steps = {}
     for way in WAYS:
         own = replace(backbone, model=deepcopy(backbone.model))
-        tuner = EmotionTuner(own, adapt(own.model, way, case.rank), Prompt(), Tuning(), Answering())
-        steps[way] = TrainingStep(tuner, batch, case.precision)
-    return lambda way: [steps[way]()], {way: step.tuner.network for way, step in steps.items()}
+        steps[way] = TrainingStep(own, adapt(own.model, way, case.rank), batch, case.precision)
+    return lambda way: [steps[way]()], {way: step.network for way, step in steps.items()}
 
 
 def check_equal(case: Case, step: Step, networks: dict[str, nn.Module]) -> None:
@@ -241,9 +242,9 @@ def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "case": asdict(case),
         "title": case.title,
         "n": len(seconds["lora"]),
-        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
-        "time_quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in relative.items()},
+        "seconds": medians(seconds),
+        "time_ratio": medians(relative),
+        "time_quartiles": quartiles(relative),
         "saved_mib": {way: saved_bytes(step, way, networks[way]) / 2**20 for way in WAYS},
         "peak_mib": {way: peak_bytes(case.device, step, way) / 2**20 for way in WAYS},
     }

@@ -11,7 +11,6 @@ arithmetic from their published sizes, without weights. Budgets are those of ``d
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +20,9 @@ from typing import Any
 import peft
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
 
-from benchmarks.peers.checkpoint import SIZES, save_checkpoint
-from benchmarks.side_by_side import add_options, check_options, ratios, run_cases, timed
+from benchmarks.assembled import CACHES, add_run_options, assembled, random_checkpoint
+from benchmarks.side_by_side import add_options, check_options, medians, quartiles, ratios, run_cases, timed
 from mosear.backbones.families import family_of
 from mosear.backbones.published import published_sizes
 from mosear.data.cache import FeatureCache
@@ -32,35 +30,24 @@ from mosear.data.lengths import audio_tokens, video_tokens
 from mosear.data.manifest import load_manifest, write_manifest
 from mosear.data.media import MediaBudget, MediaInfo
 from mosear.data.synthetic.corpus import ensure_corpus
-from mosear.runtime.assemble import Assembly, add_adapter, assemble, build_tuner
-from mosear.runtime.distributed import register_resolvers
-from mosear.runtime.memory_clip import processor_of
-from mosear.training.module import EmotionTuner
+from mosear.methods.omni_system import OmniSystem
+from mosear.planning.clip import processor_of
+from mosear.runtime.assemble import Assembly
 
-CONF = Path(__file__).parents[1] / "conf"
 PARTS = ("time", "sizes")
-CACHES = ("off", "cold", "warm")
 
 
 # Time
 
 
-def assembled(
-    args: argparse.Namespace, train: Path, run_dir: Path, cache: Path | None
-) -> tuple[Assembly, EmotionTuner]:
+def training(args: argparse.Namespace, train: Path, run_dir: Path, cache: Path | None) -> tuple[Assembly, OmniSystem]:
     """What ``train.py`` would run, for one epoch."""
-    register_resolvers()
     options = [
-        f"+experiment={args.experiment}", f"run_dir={run_dir}", "callbacks=none", "logger=none", "data.prepare=null",
-        f"data.train={train}", f"data.root={args.data_dir.resolve() / 'synthetic'}", f"data.num_workers={args.workers}",
-        f"data_dir={args.data_dir.resolve()}", f"data.batch_size={args.batch}", "trainer.max_epochs=1",
-        f"data.cache_dir={cache or 'null'}", "trainer.limit_val_batches=0", "+trainer.enable_progress_bar=false",
+        f"+experiment={args.experiment}", "logger=none", "data.prepare=null", f"data.train={train}",
+        f"data.root={args.data_dir.resolve() / 'synthetic'}", f"data.batch_size={args.batch}", "trainer.max_epochs=1",
+        f"data.cache_dir={cache or 'null'}", "trainer.limit_val_batches=0",
     ]  # fmt: skip
-    if args.checkpoint is not None:
-        options += ["backbone=checkpoint", f"backbone.name={args.checkpoint}", "backbone.dtype=fp32"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        parts = assemble(compose("train", overrides=options))
-    return parts, build_tuner(parts, add_adapter(parts.backbone, parts.cfg), "tuned")
+    return assembled("train", args, run_dir, options, args.checkpoint)
 
 
 def chosen_clips(args: argparse.Namespace, directory: Path) -> Path:
@@ -79,15 +66,15 @@ def epochs(args: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         directory = Path(name)
         train, full = chosen_clips(args, directory), directory / "full"
-        ready: dict[str, tuple[Assembly, EmotionTuner]] = {}
+        ready: dict[str, tuple[Assembly, OmniSystem]] = {}
 
         def prepare(number: int) -> None:
             for way, cache in {"off": None, "cold": directory / f"cold{number}", "warm": full}.items():
-                ready[way] = assembled(args, train, directory / "run", cache)
+                ready[way] = training(args, train, directory / "run", cache)
 
         def fit(way: str) -> None:
-            parts, tuner = ready.pop(way)
-            parts.trainer.fit(tuner, datamodule=parts.data)
+            parts, system = ready.pop(way)
+            parts.trainer.fit(system, datamodule=system.data)
 
         prepare(-1)
         fit("warm")  # fills its cache; the warm-up of everything else, too
@@ -98,9 +85,9 @@ def epochs(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "clips": args.clips,
         "n": len(seconds["off"]),
-        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "ratio": {way: statistics.median(values) for way, values in relative.items()},
-        "quartiles": {way: statistics.quantiles(values, n=4)[::2] for way, values in relative.items()},
+        "seconds": medians(seconds),
+        "ratio": medians(relative),
+        "quartiles": quartiles(relative),
         "entry_bytes": size / args.clips,
     }
 
@@ -207,12 +194,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["time"])
     parser.add_argument("--experiment", default="mosear_plain", help="as in conf/experiment")
-    parser.add_argument("--size", choices=list(SIZES), help="random weights of this size (benchmarks.peers) instead")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")
-    parser.add_argument("--prepared", action="store_true", help="take the corpus there as it is")
+    add_run_options(parser, workers="processes that decode or read the cache")
     parser.add_argument("--clips", type=int, default=320, help="of an epoch")
     parser.add_argument("--batch", type=int, default=32, help="clips")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode or read the cache")
     parser.add_argument("--seconds", nargs="+", type=float, default=[30.0, 5.0], help="lengths of clips, for the sizes")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="of the backbone, for the sizes")
     add_options(parser, rounds="epochs of each way")
@@ -233,10 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         head = sizes_head(args.seconds)
         run_cases(args, cases, lambda case: sizes(case, args.seconds, dtype), sizes_row, head, libraries)
     if "time" in args.parts:
-        with TemporaryDirectory() as directory:
-            args.checkpoint = None
-            if args.size is not None:
-                args.checkpoint = save_checkpoint(Path(directory) / "checkpoint", SIZES[args.size])
+        with random_checkpoint(args.size) as args.checkpoint:
             run_cases(args, [args], epochs, epochs_row, EPOCHS_HEAD, libraries)
 
 

@@ -34,14 +34,11 @@ from benchmarks.side_by_side import peak_bytes, ratios, timed
 from benchmarks.training_step import Size, TrainingStep, raw_batch
 from mosear.backbones import OmniBackbone, load_backbone
 from mosear.backbones.published import published_sizes
-from mosear.data.prompt import Prompt
 from mosear.data.sample import OmniBatch
-from mosear.evaluation.answering import Answering
-from mosear.evaluation.generation import generate_ids
 from mosear.experts import MoSEConfig
+from mosear.inference.generation import generate
+from mosear.methods.optim import Tuning
 from mosear.steering import AttentionReallocation, steer
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
 """Dense bfloat16, by a part of the device's name."""
@@ -79,8 +76,8 @@ def random_checkpoint(directory: Path, size: str, device: str) -> Path:
 def training(backbone: OmniBackbone, batch: OmniBatch, device: str, learning_rate: float = 1e-3) -> Callable[[], float]:
     """A step of a loaded backbone with MoSE on one batch, media encoded in the step; returns its loss."""
     network = peft.get_peft_model(backbone.model, MoSEConfig(r=4, alpha=8))
-    tuner = EmotionTuner(backbone, network, Prompt(), Tuning(learning_rate=learning_rate), Answering())
-    step = TrainingStep(tuner, batch, lambda: torch.autocast(device, torch.bfloat16))
+    tuning = Tuning(learning_rate=learning_rate)
+    step = TrainingStep(backbone, network, batch, lambda: torch.autocast(device, torch.bfloat16), tuning)
 
     def encode_and_train() -> float:
         step.batch = replace(batch, media=backbone.encode(batch.media))
@@ -154,18 +151,18 @@ def steering(checkpoint: Path, args: argparse.Namespace) -> dict[str, float]:
         encoded = replace(batch, media=backbone.encode(batch.media))
         never = len(backbone.processor.tokenizer) - 1
 
-        def generate(way: str) -> None:
+        def answer(way: str) -> None:
             options = {"max_new_tokens": NEW_TOKENS, "end_id": never, "pad_id": 0}
             if way == "plain":
-                generate_ids(backbone, encoded, **options)
+                generate(backbone, encoded, **options)
                 return
             with steer(backbone, AttentionReallocation()):
-                generate_ids(backbone, encoded, **options)
+                generate(backbone, encoded, **options)
 
         for way in ("plain", "steered"):
-            generate(way)
+            answer(way)
         clock = argparse.Namespace(clock="wall", device=args.device, limit=float("inf"))
-        seconds = timed(("plain", "steered"), generate, args.repeats, clock)
+        seconds = timed(("plain", "steered"), answer, args.repeats, clock)
         plain = statistics.median(seconds["plain"])
         ratio = statistics.median(ratios(seconds, "plain")["steered"])
     return {"ratio": ratio, "tokens_per_second": NEW_TOKENS * args.batch / plain}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -27,15 +26,11 @@ import peft
 import torch
 import transformers
 
-from benchmarks.side_by_side import add_options, check_options, peak_bytes, run_cases, timed
+from benchmarks.side_by_side import add_options, check_options, medians, peak_bytes, run_cases, timed
 from benchmarks.training_step import SECONDS, Size, TrainingStep, raw_batch
 from mosear.backbones import OmniBackbone, load_backbone
-from mosear.data.prompt import Prompt
 from mosear.data.sample import OmniBatch
-from mosear.evaluation.answering import Answering
 from mosear.experts import MoSEConfig
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning
 
 SERIES: dict[str, tuple[int, ...]] = {
     "clips": (4, 8, 16, 32),
@@ -57,8 +52,7 @@ def training_step(backbone: OmniBackbone, batch: OmniBatch, experts: int) -> Cal
     """As ``train.py`` does it, without conflict mixing."""
     own = replace(backbone, model=deepcopy(backbone.model))
     network = peft.get_peft_model(own.model, MoSEConfig(r=4, alpha=8, experts_per_group=experts))
-    tuner = EmotionTuner(own, network, Prompt(), Tuning(), Answering())
-    return TrainingStep(tuner, batch)
+    return TrainingStep(own, network, batch)
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         run = lambda key, calls=calls: calls[key]()  # noqa: E731
         for key in calls:
             run(key)
-        seconds = {key: statistics.median(own) for key, own in timed(list(calls), run, args.repeats, args).items()}
+        seconds = medians(timed(list(calls), run, args.repeats, args))
         first = next(iter(seconds.values()))
         found[what] = {key: value / first for key, value in seconds.items()}
         found[f"{what}_power"] = power(list(map(int, seconds)), list(seconds.values()))

@@ -3,7 +3,7 @@
 Two ways to the same loss and the same gradient, forward and backward, side by side in one run:
 
 * naive: logits of every position, then transformers' own causal language-model loss;
-* answers: ``mosear.training.loss.answer_loss``.
+* answers: ``mosear.methods.answer_tuning.loss.answer_loss``.
 
 The decoder is left out: it costs the same in both. The head is frozen, as it is in training. Time: the two alternate in
 one process, after a warm-up of each. Peak memory: each in a process of its own, above what inputs and weights take.
@@ -61,7 +61,7 @@ def steps(problem: Problem) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
     import torch
     from transformers.loss.loss_utils import ForCausalLMLoss
 
-    from mosear.training.loss import IGNORE, answer_loss
+    from mosear.methods.answer_tuning.loss import IGNORE, answer_loss
 
     torch.manual_seed(0)
     place = {"device": problem.device, "dtype": getattr(torch, problem.dtype)}

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.options import ROOT, add_corpus_options
+
 TRAINERS = ("cpu", "ddp", "zero2", "zero3")
 
 
@@ -52,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="clips of a step, over all processes")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the synthetic corpus is or will be")
-    parser.add_argument("--prepared", action="store_true", help="take the corpus there as it is")
+    add_corpus_options(parser)
     args = parser.parse_args(argv)
     if args.processes < 2 or args.batch % args.processes or min(args.rounds, args.steps) < 1:
         parser.error("--processes must be 2 or more and divide --batch; --rounds and --steps must be 1 or more.")

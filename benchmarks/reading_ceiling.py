@@ -27,9 +27,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mosear.evaluation.aggregate import CONFLICT
-from mosear.evaluation.fusion import late_fusion
 from mosear.evaluation.predictions import PredictionRow, read_predictions
-from mosear.training.mixing_target import log_odds
+from mosear.inference.distributions import log_odds
+from mosear.inference.late_fusion import late_fusion
 
 FOLDS = 10
 SMALLEST = 1e-7

@@ -16,17 +16,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from benchmarks.options import CONF, ROOT
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
-ROOT = Path(__file__).parents[1]
 BACKBONES = {"tiny_omni": "tiny-omni", "tiny_omni_beta4": "tiny-omni-beta4", "tiny_omni_balanced": "tiny-omni-balanced"}
 CONTROL = "tiny_omni_balanced"
 DATA = {"synthetic": "natural", "synthetic_voice_dominant": "voice-dominant"}
-EXTRA = {"synthetic": [], "synthetic_voice_dominant": ["mixing.visual_prior=0"]}
-"""The recipes' prior for faces was chosen on validation clips for natural training clips; for these it is 0."""
-SHORT = ["trainer.max_epochs=8", "mixing.visual_prior=0"]
+NO_PRIOR = ["method.visual_prior=0"]
+EXTRA = {"synthetic": [], "synthetic_voice_dominant": NO_PRIOR}
+"""The mixing recipes' prior for faces was chosen on validation clips for natural training clips; for these it is 0."""
+SHORT = ["trainer.max_epochs=8"]
 SHORT_GATE = ["adapter.kl_weight=0"]
-"""What the recipes were when they were first measured (``--short``); the second for those with a gate."""
+"""What the recipes were when they were first measured (``--short``, without a prior); the second for a gate's."""
 GATED = ("mosear", "mosear_plain")
 EXPERIMENTS = ("lora", "mosear_plain", "lora_mixing", "mosear")
 FUSION = "zero-shot, late fusion"
@@ -45,9 +48,15 @@ def changed(overrides: Sequence[str], by: Sequence[str]) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
+def mixes(experiment: str) -> bool:
+    """Is it a recipe with conflict mixing, and so with a prior for faces?"""
+    recipe = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    return {"override /method": "conflict_mixing"} in recipe.defaults
+
+
 def short_form(experiment: str) -> list[str]:
     """What makes a recipe short."""
-    return [*SHORT, *(SHORT_GATE if experiment in GATED else [])]
+    return [*SHORT, *(NO_PRIOR if mixes(experiment) else []), *(SHORT_GATE if experiment in GATED else [])]
 
 
 class Study:
@@ -75,7 +84,8 @@ class Study:
     def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
         """An adapter of one seed."""
         target = self.out / f"{backbone}-n{self.test_clips}" / f"{DATA[data]}{self.form}" / f"{experiment}-{seed}"
-        changes = changed(EXTRA[data], short_form(experiment) if self.short else [])
+        extra = EXTRA[data] if mixes(experiment) else []
+        changes = changed(extra, short_form(experiment) if self.short else [])
         overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}", *changes]
         return self.run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 

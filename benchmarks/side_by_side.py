@@ -8,8 +8,9 @@ import json
 import math
 import platform
 import resource
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,6 +88,16 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, list[float]]
         for way, values in seconds.items()
         if way != base
     }
+
+
+def medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of each way's values."""
+    return {way: statistics.median(own) for way, own in values.items()}
+
+
+def quartiles(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """The first and the third, of each way's values."""
+    return {way: statistics.quantiles(own, n=4)[::2] for way, own in values.items()}
 
 
 def peak_bytes(device: str, step: Callable[[str], Any], way: str) -> int:

@@ -1,6 +1,6 @@
 """Steering against its controls: ``python -m benchmarks.steered --backbones tiny_omni --adapters mosear --seeds 0 1``.
 
-Settings are calibrated on validation clips (``mosear.steering.calibrate``), per backbone and per adapter, then every
+Settings are calibrated on validation clips (``python -m mosear calibrate``), per backbone and per adapter, then every
 policy is tested once. Rows: no steering, both late fusions, AR, CHASE with extra passes, CHASE in a single pass, CHASE
 with the true direction (a ceiling, no method), and the unbiased control. Runs are shared with ``benchmarks.results``; a
 finished one is not repeated. Tables are written to ``docs/tables/*-steered.md``,
@@ -15,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.results import BACKBONES, CONTROL, ROOT, Study, add_study_options
+from benchmarks.options import ROOT
+from benchmarks.results import BACKBONES, CONTROL, Study, add_study_options
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 POLICIES = {"ar": [], "chase": [], "chase_heads": ["--detector", "heads"], "chase_oracle": []}
@@ -35,7 +36,7 @@ def calibrated(study: Study, backbone: str, policy: str, adapter: Path | None) -
         return target
     place.mkdir(parents=True, exist_ok=True)
     model = ["--backbone", BACKBONES[backbone]] if adapter is None else ["--adapter", str(adapter)]
-    command = [sys.executable, "-m", "mosear.steering.calibrate", "--policy", name.split("_")[0], *POLICIES[name]]
+    command = [sys.executable, "-m", "mosear", "calibrate", "--policy", name.split("_")[0], *POLICIES[name]]
     subprocess.run([*command, *model, "--out", str(target), *study.sizes()], cwd=ROOT, check=True)
     return target
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -36,9 +35,10 @@ import transformers
 from torch import Tensor
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import eager_attention_forward
 
-from benchmarks.side_by_side import add_options, check_options, peak_bytes, ratios, run_cases, timed
+from benchmarks.side_by_side import add_options, check_options, medians, peak_bytes, ratios, run_cases, timed
+from benchmarks.thinkers import random_thinker
 from mosear.backbones.families import family_of
-from mosear.experts import sequence_state
+from mosear.backbones.sequences import sequence_state
 from mosear.roles import TokenRole
 from mosear.steering import AttentionReallocation, Chase, Policy, steer
 from mosear.steering.attention import steered_attention
@@ -170,16 +170,10 @@ def attention_runs(case: Case) -> Iterator[Runs]:
 
 
 def thinker_of_size(case: Case) -> Any:
-    """A thinker with random weights and as good as no towers and vocabulary."""
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 1}
-    audio = {"encoder_layers": 1, "d_model": 64, "encoder_attention_heads": 1, "encoder_ffn_dim": 64}
+    """A thinker with the layers of a case."""
     text = {"num_hidden_layers": case.layers, "hidden_size": case.width, "intermediate_size": case.mlp}
     text |= {"num_attention_heads": HEADS, "num_key_value_heads": GROUPS, "head_dim": SIZE}
-    text |= {"vocab_size": 64, "pad_token_id": 0}
-    config = transformers.Qwen2_5OmniThinkerConfig(audio_config=audio, vision_config=vision, text_config=text)
-    torch.manual_seed(0)
-    thinker = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
-    return thinker.to(**case.place()).requires_grad_(False).eval()
+    return random_thinker(case.place(), **text).eval()
 
 
 class Decoder:
@@ -283,8 +277,8 @@ def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "case": asdict(case),
         "n": len(seconds["sdpa"]),
-        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "time_ratio": {way: statistics.median(values) for way, values in relative.items()},
+        "seconds": medians(seconds),
+        "time_ratio": medians(relative),
         "time_interval": {way: interval(values) for way, values in relative.items()},
         "peak_mib": {way: peak / 2**20 for way, peak in peaks.items()},
         "extra_mib": {way: max(0, peaks[way] - peaks["sdpa"]) / 2**20 for way in STEERED},

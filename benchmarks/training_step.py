@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from mosear.backbones import OmniBackbone
 from mosear.data.clip import Clip
-from mosear.data.media import Media
+from mosear.data.datamodule import ClipDataModule
+from mosear.data.media import Media, MediaBudget
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
 from mosear.data.sample import OmniBatch, SampleBuilder, collate
 from mosear.data.synthetic.clips import FPS, render_clip_arrays
 from mosear.data.synthetic.plans import GROUPS, clip_rngs, plan_clip
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import build_optimiser
-from mosear.training.processes import Part
+from mosear.methods.answer_tuning import AnswerTuning
+from mosear.methods.omni_system import OmniSystem
+from mosear.methods.optim import Tuning, build_optimiser
 
 SECONDS = 2
 """Of a rendered clip."""
@@ -59,27 +60,37 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 class TrainingStep:
-    """Forward and loss of the module's own, backward, clipping, AdamW; without conflict mixing.
+    """Forward and loss of ``method=answer_tuning``, backward, clipping, AdamW.
 
     Args:
-        tuner: with its adapter.
+        backbone: its model carries the adapter's layers.
+        network: the PEFT model around it.
         batch: encoded media; may be replaced between steps.
         precision: context of forward and backward.
+        tuning: settings of the optimiser.
     """
 
     def __init__(
-        self, tuner: EmotionTuner, batch: OmniBatch, precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self,
+        backbone: OmniBackbone,
+        network: nn.Module,
+        batch: OmniBatch,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        tuning: Tuning | None = None,
     ) -> None:
-        self.tuner, self.batch, self.precision = tuner, batch, precision
-        self.tuner.on_train_epoch_start()
-        self.optimiser = build_optimiser(tuner.parameters(), tuner.tuning)
+        self.network, self.batch, self.precision, self.method = network, batch, precision, AnswerTuning()
+        data = ClipDataModule(backbone=backbone, prompt=Prompt(), budget=MediaBudget())
+        system = OmniSystem(backbone, network, data, method=self.method, tuning=tuning)
+        self.method.setup(system)
+        system.on_train_epoch_start()
+        self.optimiser = build_optimiser(system.parameters(), system.tuning)
 
     def __call__(self) -> Tensor:
         """Returns the loss of the answers."""
         with self.precision():
-            loss, state, _ = self.tuner.answer_step(Part.of_sampler(self.batch))
-            (loss + state.penalty()).backward()
-        nn.utils.clip_grad_norm_(trainable(self.tuner.network), 1.0)
+            loss = self.method.loss(self.batch, 0)
+            loss.value.backward()
+        nn.utils.clip_grad_norm_(trainable(self.network), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return loss.detach()
+        return loss.logs["loss"]

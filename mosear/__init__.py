@@ -4,4 +4,8 @@ Importing this package is cheap: it loads no torch. The rooms (``mosear.backbone
 ``mosear.steering``, ``mosear.evaluation``, ...) are imported by name where they are needed.
 """
 
+from mosear.moved import say_where_modules_are
+
 __version__ = "0.1.0.dev0"
+
+say_where_modules_are()

@@ -1,6 +1,7 @@
-"""One clip, one answer: ``python -m mosear.predict clip.mp4 --adapter outputs/lora/<timestamp>/adapter``.
+"""Answers for clips: ``python -m mosear predict clip.mp4 --adapter outputs/lora/<timestamp>/adapter``.
 
-Prints the label distribution, what each modality says alone, how much they disagree, and the time it took.
+Prints the label distribution, what each modality says alone, how much they disagree, and the time it took. Of several
+clips, one line each.
 """
 
 from __future__ import annotations
@@ -8,55 +9,104 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mosear.runtime.predictor import Answer
+    from mosear.runtime.predictor import Prediction, Predictor
 
 NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m mosear predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("clip", help="media file with video, audio or both")
-    parser.add_argument("--adapter", help="adapter directory of a run; without it the bare backbone answers")
+    parser.add_argument("clips", nargs="+", metavar="clip", help="media file with video, audio or both")
+    parser.add_argument("--adapter", help="a run or its adapter directory; without it the bare backbone answers")
     parser.add_argument("--backbone", help="embedded name, checkpoint directory or hub id (default: the run's own)")
-    parser.add_argument("--text", help="transcript of the clip")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--text", action="append", help="transcript; with several clips, once for each, in order")
+    parser.add_argument("--steering", metavar="FILE", help="settings that `python -m mosear calibrate` wrote")
+    parser.add_argument("--generate", action="store_true", help="generate and parse text instead of scoring labels")
+    parser.add_argument("--max-new-tokens", type=int, default=16, help="with --generate (default: 16)")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips per pass (default: 8)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per clip, instead of a table")
     args = parser.parse_args(arguments)
+    if args.text is not None and len(args.text) != len(args.clips):
+        parser.error(f"--text is given {len(args.text)} times for {len(args.clips)} clips")
+    for name in ("batch_size", "max_new_tokens"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = parse_arguments(arguments)
 
     from mosear.runtime.assemble import quiet_libraries
     from mosear.runtime.predictor import Predictor
 
     quiet_libraries()
+    options = {"method": "generate" if args.generate else "score", "max_new_tokens": args.max_new_tokens}
     try:
         if args.adapter:
-            predictor = Predictor.from_adapter(args.adapter, args.backbone)
+            predictor = Predictor.from_run(args.adapter, args.backbone, **options)
         else:
-            predictor = Predictor.bare(args.backbone or "tiny-omni")
-        answer = predictor(args.clip, text=args.text)
+            predictor = Predictor.bare(args.backbone or "tiny-omni", **options)
+        with predictor.steered(args.steering) if args.steering else nullcontext():
+            show(list(predictions(predictor, args)), args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        print(json.dumps(asdict(answer), indent=2))
-    else:
-        from rich.console import Console
-
-        console = Console()
-        console.print(_table(answer))
-        conflict = "-" if answer.conflict is None else f"{answer.conflict:.2f}"
-        console.print(f"answer: {answer.label}   conflict of face and voice: {conflict}   {answer.seconds:.2f} s")
     return 0
 
 
-def _table(answer: Answer) -> Table:
+def predictions(predictor: Predictor, args: argparse.Namespace) -> Iterator[tuple[str, Prediction]]:
+    """Clip by clip, in batches."""
+    texts: list[str | None] = args.text or [None] * len(args.clips)
+    for start in range(0, len(args.clips), args.batch_size):
+        stop = start + args.batch_size
+        own = args.clips[start:stop]
+        yield from zip(own, predictor.batch(own, texts[start:stop]), strict=True)
+
+
+def show(found: Sequence[tuple[str, Prediction]], args: argparse.Namespace) -> None:
+    """Print what was predicted."""
+    from rich.console import Console
+
+    if args.json:
+        for clip, one in found:
+            shown: dict[str, Any] = {name: value for name, value in asdict(one).items() if value is not None}
+            shown = {"clip": clip, **shown} if len(found) > 1 else shown
+            print(json.dumps(shown, indent=None if len(found) > 1 else 2))
+        return
+    console = Console()
+    if len(found) > 1:
+        console.print(_lines(found))
+        return
+    ((_, answer),) = found
+    console.print(_table(answer))
+    console.print(_closing(answer), markup=False)
+
+
+def _closing(answer: Prediction) -> str:
+    conflict = "-" if answer.conflict is None else f"{answer.conflict:.2f}"
+    said = "" if answer.text is None else f"   said: {answer.text!r}"
+    steered = (answer.steering or {}).get("target")
+    told = "" if steered is None else f"   steered to: {steered}"
+    return (
+        f"answer: {answer.label or 'none'}{said}   conflict of face and voice: {conflict}{told}   "
+        f"{answer.seconds:.2f} s"
+    )
+
+
+def _table(answer: Prediction) -> Table:
     from rich.table import Table
 
     table = Table()
@@ -68,6 +118,25 @@ def _table(answer: Answer) -> Table:
         alone = [f"{reading[label]:.1%}" for reading in answer.readings.values()]
         table.add_row(label, f"{probability:.1%}", *alone, style="bold" if label == answer.label else None)
     return table
+
+
+def _lines(found: Sequence[tuple[str, Prediction]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("clip", "answer", "probability", *NAMES.values(), "conflict"):
+        table.add_column(heading, justify="left" if heading in ("clip", "answer") else "right")
+    for clip, one in found:
+        alone = [_likeliest(one.readings.get(name)) for name in NAMES]
+        share = "" if one.label is None else f"{one.distribution[one.label]:.1%}"
+        conflict = "-" if one.conflict is None else f"{one.conflict:.2f}"
+        table.add_row(*map(Text, (clip, one.label or "none", share, *alone, conflict)))
+    return table
+
+
+def _likeliest(distribution: dict[str, float] | None) -> str:
+    return "-" if distribution is None else max(distribution, key=distribution.__getitem__)
 
 
 if __name__ == "__main__":

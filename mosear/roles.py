@@ -1,4 +1,4 @@
-"""Which token carries which modality: the key abstraction that experts, steering and telemetry share.
+"""Modalities, and which token carries which: the vocabulary that experts, steering, data and telemetry share.
 
 A role map is a ``LongTensor [B, L]`` of :class:`TokenRole` values, parallel to ``input_ids``. It depends on token ids
 and on the attention mask alone, never on where a medium sits in the prompt, so left and right padding, several media
@@ -7,11 +7,30 @@ per clip, missing modalities and audio interleaved with video need no special ca
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+class Modality(StrEnum):
+    """What a clip may carry. Every tuple of modalities elsewhere is made of these members, in this order."""
+
+    VIDEO = "video"
+    AUDIO = "audio"
+    TEXT = "text"
+
+    @property
+    def shown(self) -> str:
+        """How manifests, predictions and settings spell what a modality shows: ``visual`` for the picture."""
+        return "visual" if self is Modality.VIDEO else self.value
+
+
+MODALITIES = tuple(modality.value for modality in Modality)
+"""As fields of a clip are called: video, audio, text."""
+SHOWN = tuple(modality.shown for modality in Modality)
+"""As what they show is called in unimodal predictions and their columns: visual, audio, text."""
 
 
 class TokenRole(IntEnum):

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import ROOT
 from benchmarks.peers.checkpoint import AUDIO_WINDOW, SIZES, save_checkpoint
 from benchmarks.peers.clips import CLIPS, FRAMES
 from benchmarks.peers.data import write_data
@@ -28,7 +29,6 @@ from benchmarks.peers.profile_table import profile_table
 from benchmarks.peers.report import agreement, table, version_lines
 from benchmarks.peers.systems import (
     PEERS,
-    ROOT,
     SYSTEMS,
     Work,
     build_environment,
@@ -146,7 +146,7 @@ def fill_cache(work: Work, args: argparse.Namespace) -> None:
     }  # fmt: skip
     words = [str(word) for option in options.items() for word in option]
     python = own_python(args.dir.resolve() / "environments")
-    run_logged([str(python), "-m", "mosear.data.cache", *words], "mosear", work, work.data / "cache.log", args)
+    run_logged([str(python), "-m", "mosear", "cache", *words], "mosear", work, work.data / "cache.log", args)
 
 
 def record(

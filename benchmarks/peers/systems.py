@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import ROOT
 from benchmarks.peers.clips import CLIPS, FRAMES, Clips
 from benchmarks.peers.data import SEED
 from mosear.files import written_atomically
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 SYSTEMS = ("mosear", "mosear_cached", "mosear_mose", "llamafactory", "ms_swift")
 PEERS = ("llamafactory", "ms_swift")
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["OmniBackbone", "load_backbone"]
+_HOMES = {
+    "OmniBackbone": "mosear.backbones.backbone",
+    "SequenceState": "mosear.backbones.sequences",
+    "load_backbone": "mosear.backbones.loading",
+    "sequence_state": "mosear.backbones.sequences",
+}
 
-_HOMES = {"OmniBackbone": "mosear.backbones.backbone", "load_backbone": "mosear.backbones.loading"}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        from importlib import import_module
-
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,7 +80,7 @@ class MediaBatch:
 def _map_tensors(item: Any, fn: Callable[[Any], Any]) -> Any:
     import torch
 
-    from mosear.packing import Place
+    from mosear.tensor_buffer import Place
 
     changed: dict[str, Any] = {}
     for f in fields(item):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from peft import PeftModel
 
 from mosear.backbones.partitioned import whole
+from mosear.callbacks.base import RunCallback
 
 
-class AdapterCheckpoint(Callback):
+class AdapterCheckpoint(RunCallback):
     """Keeps ``directory`` at the chosen adapter: loads with plain ``PeftModel.from_pretrained``.
 
     Args:
@@ -29,6 +29,10 @@ class AdapterCheckpoint(Callback):
             raise ValueError(f"select={select!r} must be 'best' or 'last'.")
         self.directory, self.select, self.monitor = Path(directory), select, monitor
         self.best: float | None = None
+
+    def saved_weights(self) -> Path | None:
+        """The adapter's directory, once there is one."""
+        return self.directory if self.directory.exists() else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when validation improved."""

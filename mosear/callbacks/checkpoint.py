@@ -15,6 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from mosear.callbacks import checkpoint_files as files
+from mosear.callbacks.base import RunCallback
 from mosear.callbacks.checkpoint_files import CheckpointError, Note
 from mosear.callbacks.checkpoint_state import (
     StagedIO,
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("mosear", "torch", "transformers", "peft", "lightning")
 
 
-class ResumableCheckpoint(Checkpoint):
+class ResumableCheckpoint(Checkpoint, RunCallback):
     """Writes checkpoints, and puts the state back when a run is resumed.
 
     State is taken at ONE place, the start of an optimiser step, after everything that belongs to the steps before it
@@ -58,8 +59,8 @@ class ResumableCheckpoint(Checkpoint):
         self._data = ""
         self._newest: int | None = None
 
-    def bind(self, settings: Mapping[str, Any], resumed: tuple[Path, Note] | None) -> None:
-        """Tell it what the next checkpoints are of, and from which one this run goes on."""
+    def on_run_start(self, settings: Mapping[str, Any], resumed: tuple[Path, Note] | None) -> None:
+        """What the next checkpoints are of, and from which one this run goes on."""
         self.settings, self.resumed = settings, resumed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

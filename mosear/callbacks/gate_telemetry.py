@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
+from mosear.backbones.sequences import SequenceState
+from mosear.callbacks.base import RunCallback
+from mosear.evaluation.report import LineChart, Table
+from mosear.experts.hooks import mose_hooks
 from mosear.experts.passes import GROUPS
-from mosear.experts.state import SequenceState, conductor_of
-from mosear.training.module import gathered
+from mosear.experts.record import gate_weights
+from mosear.methods.processes import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +26,7 @@ COLLAPSED = 0.95
 """Mean weight of one group over layers and clips from which on the others' ranks lie idle."""
 
 
-class GateTelemetry(Callback):
+class GateTelemetry(RunCallback):
     """Does nothing for an adapter without a gate. Warns after training if the gate has given all to one group.
 
     Args:
@@ -43,20 +46,20 @@ class GateTelemetry(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the gate, if there is one."""
-        conductor = conductor_of(pl_module.backbone)
-        if conductor is not None and self.hear not in conductor.listeners:
-            conductor.listeners.append(self.hear)
+        hooks = mose_hooks(pl_module.backbone)
+        if hooks is not None and self.hear not in hooks.observers:
+            hooks.observers.append(self.hear)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
-        conductor = conductor_of(pl_module.backbone)
-        if conductor is not None and self.hear in conductor.listeners:
-            conductor.listeners.remove(self.hear)
+        hooks = mose_hooks(pl_module.backbone)
+        if hooks is not None and self.hear in hooks.observers:
+            hooks.observers.remove(self.hear)
 
     def hear(self, state: SequenceState) -> None:
         """Keep the first prompt pass of a batch; in a test, the first that hides nothing."""
         if self._listening and not (self._whole_prompts and state.hidden is not None):
-            self._weights, self._listening = state.gate_weights().detach(), False
+            self._weights, self._listening = gate_weights(state).detach(), False
 
     def _taken(self) -> Tensor | None:
         weights, self._weights, self._listening = self._weights, None, False
@@ -86,8 +89,8 @@ class GateTelemetry(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A gate that has collapsed makes a small LoRA of the adapter, and nothing else shows it."""
-        conductor = conductor_of(pl_module.backbone)
-        config = None if conductor is None else conductor.active_config()
+        hooks = mose_hooks(pl_module.backbone)
+        config = None if hooks is None else hooks.active_config()
         if not self.training or config is None:
             return
         share, group = self.training[-1][1].mean(0).max(0)
@@ -148,27 +151,41 @@ class GateTelemetry(Callback):
         self.training = list(zip(steps, state_dict["means"].unbind(), strict=True)) if steps else []
 
     def summary(self) -> dict[str, Any]:
-        """For ``metrics.json``; empty without a gate.
+        """Empty without a gate.
 
-        ``{"groups": [...], "subsets": {name: {"n": .., "mean": [3], "layers": [[3], ..]}}, "training": [...]}``
+        ``{"gate": {"groups": [...], "subsets": {name: {"n": .., "mean": [3], "layers": [[3], ..]}}, "training": []}}``
         """
         if not self.subsets and not self.training:
             return {}
-        subsets = {}
+        training = [{"step": step, "layers": _rounded(mean)} for step, mean in self.training]
+        return {"gate": {"groups": list(GROUPS), "subsets": self._subsets(), "training": training}}
+
+    def _subsets(self) -> dict[str, dict[str, Any]]:
+        found = {}
         for name, (count, total) in sorted(self.subsets.items()):
             layers = total / count
-            subsets[name] = {"n": count, "mean": _rounded(layers.mean(0)), "layers": _rounded(layers)}
-        training = [{"step": step, "layers": _rounded(mean)} for step, mean in self.training]
-        return {"groups": list(GROUPS), "subsets": subsets, "training": training}
+            found[name] = {"n": count, "mean": _rounded(layers.mean(0)), "layers": _rounded(layers)}
+        return found
 
-    def series(self) -> dict[str, list[tuple[float, float]]]:
-        """Mean weight of each group over training steps, for a chart."""
+    def charts(self) -> list[LineChart]:
+        """Mean weight of each group over training steps."""
         if not self.training:
-            return {}
-        return {
+            return []
+        caption = "Gate weight of each group of experts, mean over layers and clips; 1/3 each means no preference."
+        series = {
             group: [(float(step), float(mean[:, index].mean())) for step, mean in self.training]
             for index, group in enumerate(GROUPS)
         }
+        return [LineChart(title="Gate", series=series, x_label="step", caption=caption)]
+
+    def tables(self) -> list[Table]:
+        """One row per test subset and layer: the mean weight of each group of experts."""
+        rows = [
+            [subset, values["n"], layer, *weights]
+            for subset, values in self._subsets().items()
+            for layer, weights in enumerate(values["layers"])
+        ]
+        return [Table("gate/test", ["subset", "n", "layer", *GROUPS], rows)] if rows else []
 
 
 def _rounded(values: Tensor) -> Any:

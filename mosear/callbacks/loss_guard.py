@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mosear.callbacks.checkpoint_state import random_state
 from mosear.data.dataset import ClipBatch
+from mosear.methods.processes import total, world_size
 from mosear.roles import TokenRole
-from mosear.training.processes import total, world_size
 
 log = logging.getLogger(__name__)
 

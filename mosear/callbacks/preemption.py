@@ -6,15 +6,19 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
-from mosear.training.processes import anywhere
+from mosear.callbacks.base import RunCallback
+from mosear.methods.processes import anywhere
+
+if TYPE_CHECKING:
+    from mosear.callbacks.checkpoint_files import Note
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ def signals_as_before() -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
-class Preemption(Callback):
+class Preemption(RunCallback):
     """On SIGTERM or SIGUSR1, training ends after the current step with a checkpoint and exit code :data:`REQUEUE`.
 
     ``ResumableCheckpoint`` asks :func:`asked_to_stop` at the start of every step. In a validation the process leaves
@@ -65,6 +69,10 @@ class Preemption(Callback):
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
+
+    def on_run_start(self, settings: Mapping[str, Any], resumed: tuple[Path, Note] | None) -> None:
+        """Until training begins there is nothing to save."""
+        leave_when_asked()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen. Lightning has put its own handlers in place by now, which neither save nor agree."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
 from mosear.backbones.media import MediaBatch
+from mosear.callbacks.base import Phase, RunCallback
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Tally:
         }
 
 
-class Throughput(Callback):
+class Throughput(RunCallback):
     """Logs rates over the time since training began, interruptions left out, and keeps totals.
 
     ``train/clips_per_second``, ``train/tokens_per_second`` (padding included: it costs as much),
@@ -145,6 +145,10 @@ class Throughput(Callback):
     ) -> None:
         """A batch is answered."""
         self._count(self.tested, trainer, batch)
+
+    def rates(self, phase: Phase) -> dict[str, float]:
+        """Of training, or of the last test."""
+        return (self.trained if phase == "trained" else self.tested).rates()
 
     def _count(self, tally: Tally, trainer: Trainer, batch: Any) -> float:
         now = time.perf_counter()

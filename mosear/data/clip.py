@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-MODALITIES = ("video", "audio", "text")
+from mosear.roles import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mosear.data.clip import MODALITIES, Clip
+from mosear.data.clip import Clip
+from mosear.roles import MODALITIES
 
 CONSISTENT = "consistent"
 VIDEO_ALIGNED = "video_aligned"

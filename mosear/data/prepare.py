@@ -1,7 +1,7 @@
 """Turns a published data set into a manifest.
 
-python -m mosear.data.prepare --list
-python -m mosear.data.prepare crema-d-conflict --root CREMA-D --out data/crema-d-conflict.parquet
+python -m mosear prepare --list
+python -m mosear prepare crema-d-conflict --root CREMA-D --out data/crema-d-conflict.parquet
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     from mosear.data.sources import NAMES
 
     parser = argparse.ArgumentParser(
-        prog="python -m mosear.data.prepare",
+        prog="python -m mosear prepare",
         description="Read the published layout of a data set, check it, and write a manifest. Media stays where it is.",
         epilog="docs/benchmarks.md shows the tree that each importer expects.",
     )

@@ -32,7 +32,7 @@ FORMATS: dict[AnswerFormat, str] = {
     "</answer>",
     "strict_json": 'Answer with nothing but the JSON object {"final_label": "..."} and one word in it',
 }
-"""How an answer is asked for; :func:`mosear.evaluation.parsing.parse_answer` says what is accepted."""
+"""How an answer is asked for; :func:`mosear.inference.parsing.parse_answer` says what is accepted."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mosear.backbones.media import AudioInput, EncodedAudio, EncodedVideo, MediaBatch, VideoInput
 from mosear.data.media_processor import audio_token_count
-from mosear.packing import Packer, Place
 from mosear.roles import TokenRole, token_roles
+from mosear.tensor_buffer import Packer, Place
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin

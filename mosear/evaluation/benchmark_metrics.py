@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from mosear.data.clip import Clip
 from mosear.data.conflict_rules import AUDIO_ALIGNED, CONSISTENT, VIDEO_ALIGNED
 from mosear.evaluation import metrics
-from mosear.evaluation.parsing import parse_list
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.summary import by_subset
+from mosear.inference.parsing import parse_list
 
 if TYPE_CHECKING:
     from rich.table import Table

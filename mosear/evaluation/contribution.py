@@ -38,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mosear.evaluation.bootstrap import Interval, Statistic, bootstrap_interval
+from mosear.roles import SHOWN
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,12 +47,10 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 
-MODALITIES = ("visual", "audio", "text")
 COMBINATIONS: tuple[tuple[str, ...], ...] = tuple(
-    tuple(modality for bit, modality in enumerate(MODALITIES) if index >> bit & 1)
-    for index in range(2 ** len(MODALITIES))
+    tuple(modality for bit, modality in enumerate(SHOWN) if index >> bit & 1) for index in range(2 ** len(SHOWN))
 )
-"""The sets of visible modalities: bit m of an index says whether ``MODALITIES[m]`` is in; none first, all last."""
+"""The sets of visible modalities: bit m of an index says whether ``SHOWN[m]`` is in; none first, all last."""
 WORTHS = ("accuracy", "log_prob")
 COLLAPSED, NOT_COLLAPSED, UNDECIDED = "collapsed", "not_collapsed", "undecided"
 FEWEST_CLIPS = 20
@@ -115,13 +114,13 @@ class ClipValues:
     log_prob: tuple[float, ...]
 
 
-_WITHOUT = np.array([[i for i in range(len(COMBINATIONS)) if not i >> bit & 1] for bit in range(len(MODALITIES))])
-_WITH = _WITHOUT | 1 << np.arange(len(MODALITIES))[:, None]
+_WITHOUT = np.array([[i for i in range(len(COMBINATIONS)) if not i >> bit & 1] for bit in range(len(SHOWN))])
+_WITH = _WITHOUT | 1 << np.arange(len(SHOWN))[:, None]
 _WEIGHTS = np.array([1 / 3, 1 / 6, 1 / 6, 1 / 3])  # |S|! (2 - |S|)! / 3! for none, one, one, two others
 
 
 def shapley_values(values: npt.ArrayLike) -> FloatArray:
-    """Shapley values ``[..., 3]`` (in the order of ``MODALITIES``) of games ``[..., 8]`` (of ``COMBINATIONS``)."""
+    """Shapley values ``[..., 3]`` (in the order of ``SHOWN``) of games ``[..., 8]`` (of ``COMBINATIONS``)."""
     games = np.asarray(values, dtype=np.float64)
     if games.ndim < 1 or games.shape[-1] != len(COMBINATIONS):
         raise ValueError(f"a game has {len(COMBINATIONS)} values, one per combination; got shape {games.shape}.")
@@ -135,7 +134,7 @@ def share_interval(phi: npt.ArrayLike, modality: str = "visual", *, seed: int = 
 
     Args:
         phi: ``[N, 3]`` Shapley values.
-        modality: one of ``MODALITIES``.
+        modality: one of ``SHOWN``.
         seed: of the resampling.
         n_boot: number of replicates.
 
@@ -144,7 +143,7 @@ def share_interval(phi: npt.ArrayLike, modality: str = "visual", *, seed: int = 
         for the upper one. The mean is NaN where that holds for the clips as they are.
     """
     sizes = np.abs(np.asarray(phi, dtype=np.float64)).T
-    column = [MODALITIES.index(modality)]
+    column = [SHOWN.index(modality)]
 
     def share(undefined: float) -> Statistic:
         # The modalities stand where the bootstrap expects seeds, so that all of them see the same drawn clips. The
@@ -212,11 +211,10 @@ def _scores(clips: Sequence[ClipValues], worth: str, threshold: float, seed: int
     return {
         "none": float(games[:, 0].mean()),
         "all": float(games[:, -1].mean()),
-        "shapley": {name: interval.mean for name, interval in zip(MODALITIES, intervals, strict=True)},
-        "interval": {name: [interval.low, interval.high] for name, interval in zip(MODALITIES, intervals, strict=True)},
+        "shapley": {name: interval.mean for name, interval in zip(SHOWN, intervals, strict=True)},
+        "interval": {name: [interval.low, interval.high] for name, interval in zip(SHOWN, intervals, strict=True)},
         "shares": {
-            name: float(size / total) if total > NOTHING else math.nan
-            for name, size in zip(MODALITIES, sizes, strict=True)
+            name: float(size / total) if total > NOTHING else math.nan for name, size in zip(SHOWN, sizes, strict=True)
         },
         "share_interval": [video.low, video.high] if video else None,
         "verdict": collapse_verdict(video, threshold, len(compared)) if video else None,
@@ -235,7 +233,7 @@ def contribution_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, subset in summary["subsets"].items():
         scores = subset["log_prob"]
-        values = [f"{scores['shapley'][modality]:+.2f}" for modality in MODALITIES]
+        values = [f"{scores['shapley'][modality]:+.2f}" for modality in SHOWN]
         share, verdict = "", "no video"
         if (bounds := scores["share_interval"]) is not None:
             low, high = (100 * bound for bound in bounds)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from mosear.backbones.labels import LabelTrie
 from mosear.backbones.media import MediaBatch
-from mosear.evaluation.contribution import COMBINATIONS, MODALITIES, ClipValues
-from mosear.evaluation.scoring import LabelTrie, available_modalities, label_log_probs
+from mosear.evaluation.contribution import COMBINATIONS, ClipValues
+from mosear.inference.scoring import label_log_probs
+from mosear.roles import SHOWN
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -34,14 +36,14 @@ def modality_combinations(backbone: OmniBackbone, batch: OmniBatch, trie: LabelT
     Returns:
         float32 ``[B, 8, C]`` summed log-probabilities of the labels, in the order of ``COMBINATIONS``.
     """
-    present = available_modalities(batch)
+    present = carried(batch)
     passes: dict[tuple[str, ...], Tensor] = {}
     rows = []
     for index in range(len(batch)):
-        lacking = [modality for modality in MODALITIES if not present[modality][index]]
+        lacking = [modality for modality in SHOWN if not present[modality][index]]
         own = []
         for visible in COMBINATIONS:
-            hide = tuple(modality for modality in MODALITIES if modality not in visible and modality not in lacking)
+            hide = tuple(modality for modality in SHOWN if modality not in visible and modality not in lacking)
             if hide not in passes:
                 passes[hide] = label_log_probs(backbone, batch, trie, hide=hide)
             own.append(passes[hide][index])
@@ -54,7 +56,7 @@ def clip_values(backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, chose
     batch = rows_of(batch, [index for index, clip in enumerate(batch.clips) if clip.id in chosen])
     if not len(batch):
         return []
-    present = available_modalities(batch)
+    present = carried(batch)
     log_probs = modality_combinations(backbone, batch, trie).double().log_softmax(-1).cpu()
     games = []
     for index, (clip, own) in enumerate(zip(batch.clips, log_probs, strict=True)):
@@ -64,12 +66,17 @@ def clip_values(backbone: OmniBackbone, batch: OmniBatch, trie: LabelTrie, chose
             ClipValues(
                 id=clip.id,
                 subset=clip.subset,
-                present=tuple(modality for modality in MODALITIES if present[modality][index]),
+                present=tuple(modality for modality in SHOWN if present[modality][index]),
                 accuracy=tuple((own.argmax(-1) == gold).double().tolist()),
                 log_prob=tuple(own[:, gold].tolist()),
             )
         )
     return games
+
+
+def carried(batch: OmniBatch) -> dict[str, list[bool]]:
+    """Per modality and clip: does the clip carry it?"""
+    return {modality: batch.hidden_keys(modality).any(1).tolist() for modality in SHOWN}
 
 
 def rows_of(batch: OmniBatch, indices: Sequence[int]) -> OmniBatch:

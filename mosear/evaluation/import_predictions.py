@@ -1,6 +1,6 @@
 """Scores predictions of any other system as our own runs are scored.
 
-    python -m mosear.evaluation.import_predictions theirs.csv --manifest data/crema-d-conflict.parquet \\
+    python -m mosear import-predictions theirs.csv --manifest data/crema-d-conflict.parquet \\
         --labels angry,disgust,fear,happy,neutral,sad --metrics uar,camer --system theirs --out outputs/theirs
 
 The file is a CSV with a header, or JSONL with one object per line. Columns: ``id``; ``prediction``, a label or
@@ -27,10 +27,10 @@ from mosear.data.clip import Clip
 from mosear.data.manifest import load_manifest
 from mosear.data.prompt import AnswerFormat
 from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores, benchmark_table
-from mosear.evaluation.parsing import parse_answer
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import write_report
 from mosear.evaluation.summary import summarise, write_metrics
+from mosear.inference.parsing import parse_answer
 
 MODEL = "imported"
 _IDS_SHOWN = 20
@@ -225,7 +225,7 @@ def import_predictions(options: argparse.Namespace) -> dict[str, Any]:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear.evaluation.import_predictions",
+        prog="python -m mosear import-predictions",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

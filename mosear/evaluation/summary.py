@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mosear.evaluation import bootstrap, fusion, metrics
+from mosear.evaluation import bootstrap, metrics
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
 from mosear.files import written_atomically
+from mosear.inference import late_fusion
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,9 +120,9 @@ def control_correctness(
     for subset, group in groups.items():
         truth = np.array([labels.index(row.label) for row in group])
         visual, audio = stack(group, "p_visual"), stack(group, "p_audio")
-        hits["late_fusion"][subset] = (fusion.late_fusion(visual, audio) == truth).astype(float)
+        hits["late_fusion"][subset] = (late_fusion.late_fusion(visual, audio) == truth).astype(float)
         if with_text:
-            answers = fusion.late_fusion_with_transcript(visual, audio, stack(group, "p_text"))
+            answers = late_fusion.late_fusion_with_transcript(visual, audio, stack(group, "p_text"))
             hits["late_fusion_transcript"][subset] = (answers == truth).astype(float)
     return hits
 

@@ -3,16 +3,21 @@
 Importing this package registers the method with PEFT:
 
     import peft
-    from mosear.experts import MoSEConfig, sequence_state
+    from mosear.experts import MoSEConfig
 
     model = peft.get_peft_model(backbone.model, MoSEConfig(r=16))
 """
 
 from mosear.experts.config import MoSEConfig
 from mosear.experts.model import MoSEModel
+from mosear.experts.record import GateRecord, gate_record, gate_weights
 from mosear.experts.register import register
-from mosear.experts.state import SequenceState, sequence_state
+from mosear.moved import missing
 
 register()
 
-__all__ = ["MoSEConfig", "MoSEModel", "SequenceState", "sequence_state"]
+__all__ = ["GateRecord", "MoSEConfig", "MoSEModel", "gate_record", "gate_weights"]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

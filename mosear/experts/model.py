@@ -7,13 +7,11 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from mosear.backbones.families import family_of
-from mosear.backbones.families.base import OmniFamily
-from mosear.experts.conductor import Conductor
+from mosear.backbones.sequences import family_with_separate_modalities
 from mosear.experts.config import MoSEConfig
 from mosear.experts.gate import MoSEGate
+from mosear.experts.hooks import ATTRIBUTE, MoSEHooks
 from mosear.experts.layer import MERGE, MoSELayer, MoSELinear
-from mosear.experts.state import ATTRIBUTE
 from mosear.experts.targets import layer_index, resolve_targets
 
 GATE = "mose_gate"
@@ -29,10 +27,10 @@ class MoSEModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Resolve the targets ourselves (PEFT's ``all-linear`` means the towers as well), then let PEFT inject."""
         config: MoSEConfig = self.peft_config[adapter_name]
-        self.family = separate_family(model)
+        self.family = family_with_separate_modalities(model, MoSEHooks.title, "Use adapter=lora for this backbone.")
         self._targets = resolve_targets(model, self.family, config)
         if getattr(model, ATTRIBUTE, None) is None:
-            setattr(model, ATTRIBUTE, Conductor(model, self.family, self.peft_config))
+            setattr(model, ATTRIBUTE, MoSEHooks(model, self.family, self.peft_config))
         wanted = config.target_modules
         config.target_modules = list(self._targets)
         try:
@@ -64,14 +62,14 @@ class MoSEModel(BaseTuner):
 
     def _gate(self, index: int) -> MoSEGate:
         """The gate of a decoder layer, made when its first projection is."""
-        conductor: Conductor = getattr(self.model, ATTRIBUTE)
-        if index not in conductor.gates:
-            layer = conductor.language_model.get_submodule(f"layers.{index}")
-            config: Any = conductor.language_model.config
+        hooks: MoSEHooks = getattr(self.model, ATTRIBUTE)
+        if index not in hooks.gates:
+            layer = hooks.language_model.get_submodule(f"layers.{index}")
+            config: Any = hooks.language_model.config
             gate = MoSEGate(index, config.hidden_size, next(layer.parameters()).device)
             setattr(layer, GATE, gate)
-            conductor.add_gate(gate, layer)
-        return conductor.gates[index]
+            hooks.add_gate(gate, layer)
+        return hooks.gates[index]
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter."""
@@ -85,29 +83,9 @@ class MoSEModel(BaseTuner):
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
         if merge:
             raise ValueError(MERGE)
-        conductor: Conductor = getattr(self.model, ATTRIBUTE)
-        conductor.detach()
-        for index in conductor.gates:
-            delattr(conductor.language_model.get_submodule(f"layers.{index}"), GATE)
+        hooks: MoSEHooks = getattr(self.model, ATTRIBUTE)
+        hooks.detach()
+        for index in hooks.gates:
+            delattr(hooks.language_model.get_submodule(f"layers.{index}"), GATE)
         delattr(self.model, ATTRIBUTE)
         return super()._unload_and_optionally_merge(False, *args, **kwargs)
-
-
-def separate_family(model: Any) -> OmniFamily:
-    """The family of a thinker whose audio and visual tokens are separate.
-
-    Raises:
-        ValueError: for other models, and for families that fuse their modalities.
-    """
-    family = family_of(getattr(getattr(model, "config", None), "model_type", None))
-    if not isinstance(model, family.model_class()):
-        raise ValueError(
-            f"MoSE adapts the thinker ({family.model_class().__name__}), not {type(model).__name__}. Load it with "
-            "mosear.backbones.load_backbone and pass its .model."
-        )
-    if not family.separate_modalities:
-        raise ValueError(
-            f"The tokens of {family.name} carry audio and picture fused: MoSE has no visual and non-visual tokens to "
-            "tell apart. Use adapter=lora for this backbone."
-        )
-    return family(model.config)

@@ -1,4 +1,4 @@
-"""What belongs to one forward pass: token masks, gate weights, router loads. And to a KV cache: the gate weights.
+"""What belongs to one forward pass: token masks, gate weights, router loads.
 
 Nothing here is shared between passes. Tensors of a pass travel through the arguments of the decoder layers, so a
 checkpointed layer that runs again in backward sees those of its own pass, whatever ran in between.
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mosear.backbones.prompt_cache import PromptRows, attach, attached
 from mosear.roles import TokenRole
 
 GROUPS = ("visual", "non_visual", "omni")
@@ -110,14 +109,3 @@ class LayerPass:
         load = total / real.sum(1).clamp(min=1)[:, None, None]
         # Computed again when a checkpointed layer runs again in backward (it must save the same tensors), kept once.
         self.whole.loads.setdefault(projection, load)
-
-
-def bind(key_values: Any, prompt_pass: ForwardPass) -> None:
-    """Let a cache carry the gate weights of the pass that filled it."""
-    rows = PromptRows(dict(prompt_pass.weights), prompt_pass.prompt_length, note=prompt_pass.adapter)
-    attach(key_values, OWNER, rows)
-
-
-def bound(key_values: Any) -> PromptRows | None:
-    """``w [B, 3]`` by decoder layer, with the adapter as the note; ``None`` when the prompt is no longer whole."""
-    return attached(key_values, OWNER)

@@ -6,22 +6,22 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import mosear
+from mosear.backbones.labels import LabelTrie
 from mosear.backbones.tiny import EMBEDDED
+from mosear.data.batches import split_samples
 from mosear.data.manifest import Manifest, load_manifest
 from mosear.data.sample import Sample
 from mosear.evaluation.answering import Answering
-from mosear.training.batches import split_samples
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning
+from mosear.methods.omni_system import OmniSystem
+from mosear.runtime.run import Run, evenly
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -54,13 +54,6 @@ def backbone_config(backbone: str, manifest: Path | None, overrides: Sequence[st
             return compose("eval", overrides=[*given, *overrides])
     except Exception as error:  # hydra has no common base class for what can be wrong with an override
         raise ValueError(f"{' '.join(overrides)}: {error}") from error
-
-
-def adapter_config(adapter: Path, overrides: Sequence[str]) -> DictConfig:
-    """The config of the run that trained an adapter."""
-    cfg = OmegaConf.merge(OmegaConf.load(adapter.parent / "config.yaml"), OmegaConf.from_dotlist(list(overrides)))
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def validation_clips(path: Path, *, root: str | None, test: Path | None) -> Manifest:
@@ -99,48 +92,45 @@ class Clips:
 
     Attributes:
         data: module whose only split is validation.
-        tuner: around the backbone, with or without an adapter.
+        trie: the candidate labels.
         samples: prompts with encoded media.
         split_hash: tells which clips they are.
         bad: clips that could not be read.
     """
 
     data: ClipDataModule
-    tuner: EmotionTuner
+    trie: LabelTrie
     samples: list[Sample]
     split_hash: str
     bad: int
 
 
-def validation_path(cfg: DictConfig, manifest: Path | None) -> Path:
-    """Where the validation clips are: ``manifest``, or what the config names (synthetic ones are rendered if needed).
+def chosen_clips(run: Run, manifest: Path | None, limit: int | None) -> Manifest:
+    """The validation clips to use, spread evenly over the manifest if there is a limit; see :func:`validation_clips`.
+
+    Args:
+        run: whose validation clips they are, if no manifest is given (synthetic ones are rendered if needed).
+        manifest: of other ones.
+        limit: at most so many.
 
     Raises:
-        ValueError: if nothing is named.
+        ValueError: if no manifest is named.
     """
-    path = manifest or _path(cfg, SPLIT)
+    path = manifest or _path(run.cfg, SPLIT)
     if path is None:
         raise ValueError("No validation manifest: give one with --manifest.")
-    if manifest is None and cfg.data.get("prepare") is not None:
-        instantiate(cfg.data.prepare)()
-    return path
+    if manifest is None:
+        run.prepare_clips()
+    clips = validation_clips(path, root=run.cfg.data.get("root"), test=_path(run.cfg, "test"))
+    return evenly(clips, limit)
 
 
-def chosen_clips(cfg: DictConfig, path: Path, limit: int | None) -> Manifest:
-    """The clips to use, spread evenly over the manifest if there is a limit; see :func:`validation_clips`."""
-    clips = validation_clips(path, root=cfg.data.get("root"), test=_path(cfg, "test"))
-    count = min(limit or len(clips), len(clips))
-    return clips.select(i * len(clips) // count for i in range(count))
-
-
-def validation_data(cfg: DictConfig, backbone: OmniBackbone, clips: Manifest, batch_size: int | None) -> ClipDataModule:
+def validation_data(run: Run, backbone: OmniBackbone, clips: Manifest, batch_size: int | None) -> ClipDataModule:
     """A data module that has these clips and nothing else."""
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        cfg.data.update({"train": None, "test": None, SPLIT: str(clips.path), "val_subset": None, "prepare": None})
-        if batch_size is not None:
-            cfg.data.eval_batch_size = batch_size
-    data: ClipDataModule = instantiate(cfg.data, _partial_=True, _convert_="all")(backbone=backbone)
+    changes: dict[str, Any] = {"train": None, "test": None, SPLIT: str(clips.path)}
+    if batch_size is not None:
+        changes["eval_batch_size"] = batch_size
+    data = run.data(backbone, **changes)
     data.manifest(SPLIT)  # checks the labels
     data.manifests[SPLIT] = clips
     return data
@@ -165,17 +155,17 @@ def read_clips(
     Raises:
         ValueError: if no clip can be read, or none has media of its own.
     """
-    tuner = EmotionTuner(backbone, network, data.prompt, Tuning(), Answering(readings=False), cache=data.cache)
+    system = OmniSystem(backbone, network, data, Answering(readings=False))
     manifest, samples, bad = data.manifest(SPLIT), [], []
     for batch in data.eval_loader(SPLIT):
         bad += batch.bad
         if batch.data is not None:
             with torch.no_grad():
-                samples += split_samples(tuner.encoded(batch.to(backbone.device)).to("cpu"))
+                samples += split_samples(system.encoded(batch.to(backbone.device)).to("cpu"))
         on_batch(len(samples) + len(bad), len(manifest))
     if not samples:
         cause = f"bad media: {bad[0].cause}" if bad else "it is empty"
         raise ValueError(f"No clip of {data.paths[SPLIT]} could be read: {cause}.")
     ids = "\n".join(sample.clip.id for sample in samples)
     split_hash = hashlib.sha256(f"{manifest.fingerprint}\n{ids}".encode()).hexdigest()
-    return Clips(data, tuner, samples, split_hash, len(bad))
+    return Clips(data, system.trie, samples, split_hash, len(bad))

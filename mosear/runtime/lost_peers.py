@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mosear.runtime.distributed import launched_rank, launched_world
+from mosear.torchrun import launched_rank, launched_world
 
 # What gloo, NCCL and torch's store say when a peer or the way to it is gone.
 _SIGNS = re.compile(

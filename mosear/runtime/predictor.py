@@ -1,48 +1,59 @@
-"""Answers for single clips, with the settings of the run that trained the adapter."""
+"""Answers for media files, with the settings of the run that trained the adapter."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mosear.backbones import load_backbone
 from mosear.backbones.backbone import OmniBackbone
+from mosear.data.budget import MediaBudget
 from mosear.data.clip import Clip
-from mosear.data.media import MediaBudget, decode, probe
+from mosear.data.media import decode, probe
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
-from mosear.data.sample import SampleBuilder, collate
-from mosear.evaluation.fusion import jensen_shannon
-from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
+from mosear.data.sample import Sample, SampleBuilder, collate
+from mosear.inference.answerer import Answer, Answerer
+from mosear.inference.distributions import jensen_shannon
+from mosear.runtime.run import Run
+from mosear.steering.session import steer
+from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+from mosear.steering.telemetry import SteeredEvaluation
 
 TINY_BUDGET = MediaBudget(num_frames=8, max_pixels=112 * 112)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model says about one clip.
+class Prediction:
+    """What the model says about one file.
 
     Attributes:
-        label: the most likely label.
+        label: the most likely label, or the one that was read from generated text; ``None`` if it could not be read.
         distribution: probability per label.
-        readings: per modality that the clip has (``visual``, ``audio``, ``text``), the distribution read from it alone.
-        conflict: Jensen-Shannon divergence of the visual and the audio reading in [0, 1]; ``None`` if one is absent.
-        seconds: time spent, decoding included.
+        readings: per modality that the clip has (``visual``, ``audio``, ``text``), the distribution from it alone.
+        conflict: Jensen-Shannon divergence of the visual and the audio prediction in [0, 1]; ``None`` if one is absent.
+        seconds: time spent per file, decoding included.
+        text: what was generated, if anything was.
+        steering: what steering did; empty without it.
     """
 
-    label: str
+    label: str | None
     distribution: dict[str, float]
     readings: dict[str, dict[str, float]]
     conflict: float | None
     seconds: float
+    text: str | None = None
+    steering: dict[str, Any] | None = None
 
 
 class Predictor:
-    """A loaded backbone that answers for clips.
+    """A loaded backbone that answers for files.
 
     Args:
         backbone: with an adapter injected, if any.
@@ -50,6 +61,10 @@ class Predictor:
         budget: what is decoded at most.
         max_pixels: pixels per frame for the backbone; ``None`` = the checkpoint's own.
         interleave: put the audio track inside its video's token span.
+        max_tokens: longest sequence.
+        method: see :class:`Answerer`.
+        max_new_tokens: see :class:`Answerer`.
+        adapter: directory of the adapter, to which steering settings must belong.
     """
 
     def __init__(
@@ -60,53 +75,81 @@ class Predictor:
         *,
         max_pixels: int | None = None,
         interleave: bool = False,
+        max_tokens: int = 8192,
+        method: Literal["score", "generate"] = "score",
+        max_new_tokens: int = 16,
+        adapter: Path | None = None,
     ) -> None:
-        self.backbone, self.prompt, self.budget = backbone, prompt, budget
+        self.backbone, self.budget, self.adapter = backbone, budget, adapter
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
-        self.builder = SampleBuilder(backbone.processor, backbone.family, prompt, interleave=interleave)
-        self.trie = LabelTrie.of(prompt.labels, backbone.processor.tokenizer)
+        self.builder = SampleBuilder(
+            backbone.processor, backbone.family, prompt, interleave=interleave, max_tokens=max_tokens
+        )
+        self.answerer = Answerer(backbone, prompt, method=method, max_new_tokens=max_new_tokens)
 
     @classmethod
-    def from_adapter(cls, directory: str | Path, backbone: str | None = None) -> Predictor:
-        """Load the adapter of a run with the run's own backbone, prompt and budgets (``config.yaml`` beside it).
+    def from_run(cls, path: str | Path, backbone: str | None = None, **options: Any) -> Predictor:
+        """With the run's own backbone, adapter, prompt and budgets.
 
         Args:
-            directory: the run's ``adapter/``.
-            backbone: overrides the backbone's name or path, e.g. where a local copy lies elsewhere.
+            path: the run directory, or its ``adapter/``.
+            backbone: where the backbone lies, if not under the run's name for it.
+            options: ``method`` and ``max_new_tokens``.
         """
-        from omegaconf import OmegaConf
-
-        from mosear.runtime.assemble import load_adapter
-
-        directory = Path(directory)
-        if not (directory / "adapter_config.json").is_file():
-            raise ValueError(f"{directory} is not a trained adapter: it has no adapter_config.json. Give RUN/adapter.")
-        path = directory.parent / "config.yaml"
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: it says which backbone, prompt and budgets {directory} was trained with."
-            )
-        saved: Any = OmegaConf.to_container(OmegaConf.load(path))
-        options = {k: v for k, v in saved["backbone"].items() if k not in ("_target_", "name")}
-        loaded = load_backbone(backbone or saved["backbone"]["name"], **options)
-        if backbone is not None:
-            loaded.name = saved["backbone"]["name"]
-        load_adapter(loaded, directory)
-        data = saved["data"]
-        prompt = Prompt(**{k: v for k, v in data["prompt"].items() if k != "_target_"})
-        budget = MediaBudget(**{k: v for k, v in data["budget"].items() if k != "_target_"})
-        return cls(loaded, prompt, budget, max_pixels=data["max_pixels"], interleave=data["interleave"])
+        run = Run.open(path)
+        loaded = run.backbone(backbone)
+        run.network(loaded)
+        data = run.cfg.data
+        limits = {"max_pixels": data.max_pixels, "interleave": data.interleave, "max_tokens": data.max_tokens}
+        return cls(loaded, run.prompt, run.budget, adapter=run.adapter, **limits, **options)
 
     @classmethod
-    def bare(cls, backbone: str = "tiny-omni") -> Predictor:
+    def bare(cls, backbone: str = "tiny-omni", **options: Any) -> Predictor:
         """An embedded backbone without an adapter."""
-        return cls(load_backbone(backbone, dtype="fp32"), Prompt(), TINY_BUDGET)
+        return cls(load_backbone(backbone, dtype="fp32"), Prompt(), TINY_BUDGET, **options)
+
+    @contextmanager
+    def steered(self, settings: str | Path) -> Iterator[None]:
+        """Answers inside the block are steered by a calibration file.
+
+        Raises:
+            ValueError: if the file belongs to another backbone or adapter.
+        """
+        found = SteeringSettings.load(settings, backbone=self.backbone.name)
+        own = None if self.adapter is None else adapter_fingerprint(self.adapter)
+        if found.adapter is not None and found.adapter != own:
+            raise ValueError(
+                f"{settings} was calibrated on another adapter (SHA-256 {found.adapter[:12]}...). Give that adapter, "
+                "or calibrate again: python -m mosear calibrate --adapter RUN/adapter."
+            )
+        with steer(self.backbone, found.policy, self.answerer.trie) as session:
+            self.answerer.steering = SteeredEvaluation(session)
+            try:
+                yield
+            finally:
+                self.answerer.steering = None
+
+    def __call__(self, path: str | Path, *, text: str | None = None) -> Prediction:
+        """Answer for one media file (its video, its audio track, or both) and an optional transcript."""
+        return self.batch([path], [text])[0]
 
     @torch.no_grad()
-    def __call__(self, path: str | Path, *, text: str | None = None) -> Answer:
-        """Answer for one media file (its video, its audio track, or both) and an optional transcript."""
+    def batch(self, paths: Sequence[str | Path], texts: Sequence[str | None] | None = None) -> list[Prediction]:
+        """Answer for several files in one pass.
+
+        Args:
+            paths: media files.
+            texts: their transcripts; ``None`` = none has one.
+        """
         start = time.perf_counter()
-        path = Path(path)
+        samples = [
+            self._sample(Path(path), text) for path, text in zip(paths, texts or [None] * len(paths), strict=True)
+        ]
+        answers = self.answerer(collate(samples, self.builder.pad_id).to(self.backbone.device))
+        seconds = (time.perf_counter() - start) / len(samples)
+        return [self._prediction(answer, seconds) for answer in answers]
+
+    def _sample(self, path: Path, text: str | None) -> Sample:
         info = probe(path)
         clip = Clip(
             id=path.name,
@@ -116,16 +159,15 @@ class Predictor:
         )
         sources = (path if info.has_video else None, "video" if info.has_video else path)
         media = decode(sources[0], sources[1] if info.has_audio else None, self.budget)
-        sample = self.builder.build(clip, self.backbone.encode(self.media_processor(media).to(self.backbone.device)))
-        batch = collate([sample], self.builder.pad_id).to(self.backbone.device)
-        scores = label_log_probs(self.backbone, batch, self.trie).softmax(-1)[0]
-        alone = unimodal_distributions(self.backbone, batch, self.trie)
-        readings = {name: self._named(value[0]) for name, value in alone.items() if not value[0].isnan().any()}
-        conflict = None
-        if "visual" in readings and "audio" in readings:
-            conflict = float(jensen_shannon(alone["visual"].cpu().numpy(), alone["audio"].cpu().numpy())[0])
-        label = self.prompt.labels[int(scores.argmax())]
-        return Answer(label, self._named(scores), readings, conflict, time.perf_counter() - start)
+        return self.builder.build(clip, self.backbone.encode(self.media_processor(media).to(self.backbone.device)))
 
-    def _named(self, distribution: torch.Tensor) -> dict[str, float]:
-        return dict(zip(self.prompt.labels, distribution.double().tolist(), strict=True))
+    def _prediction(self, answer: Answer, seconds: float) -> Prediction:
+        labels = self.answerer.prompt.labels
+        alone = {name: dict(zip(labels, value.tolist(), strict=True)) for name, value in answer.unimodal.items()}
+        conflict = None
+        if "visual" in answer.unimodal and "audio" in answer.unimodal:
+            conflict = float(jensen_shannon(answer.unimodal["visual"], answer.unimodal["audio"]))
+        distribution = dict(zip(labels, answer.distribution.tolist(), strict=True))
+        return Prediction(
+            answer.label, distribution, alone, conflict, seconds, answer.text, dict(answer.steering) or None
+        )

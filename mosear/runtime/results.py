@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosear.evaluation.benchmark_metrics import Answers, Scores, benchmark_scores, benchmark_table
-from mosear.evaluation.contribution import contribution_table, summarise_contribution
+from mosear.callbacks.base import RunCallback, run_callbacks
+from mosear.evaluation.benchmark_metrics import Answers, benchmark_scores, benchmark_table
+from mosear.evaluation.contribution import contribution_table
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
-from mosear.runtime.loggers import public_config, without_private_parts
-from mosear.runtime.wandb_results import publish_to_wandb
+from mosear.loggers.build import public_config, without_private_parts
+from mosear.loggers.wandb_results import Outcome, publish_to_wandb
+from mosear.methods.system import TUNED, ZERO_SHOT, System
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,16 +24,16 @@ if TYPE_CHECKING:
     from mosear.runtime.assemble import Assembly
 
 Rows = Mapping[str, Sequence[PredictionRow]]
+BENCHMARK = "benchmark_metrics"
 THUMBNAILS = 4
 THUMBNAIL_HEIGHT = 112
 
 
-def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequence[LineChart] = ()) -> dict[str, Any]:
+def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart] = ()) -> dict[str, Any]:
     """Write every file of the run directory that is about results.
 
     Args:
-        parts: the run.
-        rows: predictions by system; the last one is what ``metrics.json`` is about.
+        parts: the run, tested; the last tested system is what ``metrics.json`` is about.
         info: what the report says about the run.
         charts: extra charts for the report.
 
@@ -39,76 +42,62 @@ def publish(parts: Assembly, rows: Rows, info: Mapping[str, Any], charts: Sequen
     """
     if not parts.trainer.is_global_zero:  # every process has all rows; one of them writes
         return {"conflict_mean": None}
-    cfg, labels = parts.cfg, list(parts.data.prompt.labels)
-    summaries = {
-        name: summarise(own, labels, benchmark=cfg.benchmark.name, steering=cfg.steering.name, seed=int(cfg.seed))
-        for name, own in rows.items()
-    }
-    for name, games in parts.contributions.items():
-        threshold = cfg.answering.contribution.collapse_threshold
-        summaries[name]["contribution"] = summarise_contribution(games, threshold=threshold, seed=int(cfg.seed))
-    for name, found in benchmark_numbers(parts, rows).items():
-        summaries[name]["benchmark_metrics"] = found
-    for name, telemetry in parts.steering.items():
-        summaries[name]["steering_telemetry"] = telemetry
+    cfg, labels = parts.cfg, list(parts.system.labels)
+    rows = {name: tested.rows for name, tested in parts.tested.items()}
+    summaries = {name: summary_of(parts, name) for name in rows}
     main = next(reversed(summaries))
     metrics = {**summaries[main], "model": main, "run": {k: v for k, v in info.items() if not isinstance(v, Mapping)}}
-    if (reference := summaries.get("zero_shot")) is not None and main != "zero_shot":
-        shared = ("subsets", "conflict_mean", "gap", "benchmark_metrics", "contribution", "steering_telemetry")
-        metrics["zero_shot"] = {key: reference[key] for key in shared if key in reference}
-    gate, gate_charts = gate_numbers(parts)
-    if gate:
-        metrics["gate"] = gate
+    if (reference := summaries.get(ZERO_SHOT)) is not None and main != ZERO_SHOT:
+        shared = ("subsets", "conflict_mean", "gap", BENCHMARK, *parts.tested[ZERO_SHOT].summary)
+        metrics[ZERO_SHOT] = {key: reference[key] for key in shared if key in reference}
+    reporters: list[RunCallback | System] = [*run_callbacks(parts.callbacks), parts.system]
+    for reporter in reporters:
+        metrics.update(reporter.summary())
     write_metrics(metrics, parts.run_dir / "metrics.json")
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
     shown = examples(parts, rows, cfg.report.examples)
     write_report(
         parts.run_dir / "report.html",
-        title=f"{cfg.name}: {cfg.backbone.name} on {cfg.benchmark.name}",
+        title=f"{cfg.name}: {parts.system.title} on {cfg.benchmark.name}",
         run_info={**without_private_parts(info), "config": public_config(cfg)},
         summaries=summaries,
         predictions=rows,
         labels=labels,
         examples=shown,
-        charts=[*charts, *gate_charts],
+        charts=[*charts, *(chart for reporter in reporters for chart in reporter.charts())],
     )
-    publish_to_wandb(parts, rows, summaries, metrics, shown)
+    tables = [table for callback in run_callbacks(parts.callbacks) for table in callback.tables()]
+    for name, tested in parts.tested.items():
+        tables += [replace(table, name=f"{table.name}/{name}") for table in tested.tables]
+    outcome = Outcome(parts.run_dir, parts.system, rows, summaries, metrics, shown, tables)
+    publish_to_wandb(parts.trainer.loggers, outcome)
     print_summary(rows, summaries, info, parts.run_dir)
     return metrics
 
 
-def benchmark_numbers(parts: Assembly, rows: Rows) -> dict[str, dict[str, Scores]]:
-    """``{system: {metric: ...}}`` for the metrics of ``benchmark.metrics``; empty without any."""
-    benchmark = parts.cfg.benchmark
-    if not benchmark.get("metrics"):
-        return {}
-    clips = {clip.id: clip for clip in parts.data.manifest("test")}
-    prompt, levels = parts.data.prompt, dict(benchmark.get("levels") or {})
-    return {
-        name: benchmark_scores(
-            benchmark.metrics,
-            Answers(rows=own, labels=prompt.labels, clips=clips, levels=levels, synonyms=prompt.synonyms),
+def summary_of(parts: Assembly, name: str) -> dict[str, Any]:
+    """Scores of one tested system, what else its test measured, and the benchmark's own metrics."""
+    cfg, tested, system = parts.cfg, parts.tested[name], parts.system
+    summary = summarise(
+        tested.rows, list(system.labels), benchmark=cfg.benchmark.name, steering=cfg.steering.name, seed=int(cfg.seed)
+    )
+    summary.update(tested.summary)
+    if cfg.benchmark.get("metrics"):
+        answers = Answers(
+            rows=tested.rows,
+            labels=system.labels,
+            clips=system.test_clips(),
+            levels=dict(cfg.benchmark.get("levels") or {}),
+            synonyms=system.synonyms,
         )
-        for name, own in rows.items()
-    }
-
-
-def gate_numbers(parts: Assembly) -> tuple[dict[str, Any], list[LineChart]]:
-    """What the gate of a MoSE adapter did, for ``metrics.json`` and as a chart; empty for other adapters."""
-    from mosear.callbacks import GateTelemetry
-
-    for callback in parts.callbacks:
-        if isinstance(callback, GateTelemetry):
-            caption = "Gate weight of each group of experts, mean over layers and clips; 1/3 each means no preference."
-            series = callback.series()
-            charts = [LineChart(title="Gate", series=series, x_label="step", caption=caption)] if series else []
-            return callback.summary(), charts
-    return {}, []
+        summary[BENCHMARK] = benchmark_scores(cfg.benchmark.metrics, answers)
+    return summary
 
 
 def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
     """A few clips of every subset with their frames, wrong answers of the last system first within a subset."""
-    if count < 1:
+    clips = parts.system.test_clips() if count > 0 else {}
+    if not clips:
         return []
     by_system = [{row.id: row for row in own} for own in rows.values()]
     main = by_system[-1]
@@ -121,22 +110,20 @@ def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
     chosen = [
         row.id for own in subsets.values() for row in [*own[: (per_subset + 1) // 2], *own[::-1][: per_subset // 2]]
     ]
-    clips = {clip.id: clip for clip in parts.data.manifest("test")}
     shown = []
     for clip_id in chosen[:count]:
         systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
-        shown.append(Example.from_rows(systems, image=film_strip(parts, clips[clip_id])))
+        shown.append(Example.from_rows(systems, image=film_strip(parts.system.media(clips[clip_id])[0])))
     return shown
 
 
-def film_strip(parts: Assembly, clip: Any) -> bytes | None:
-    """A few frames side by side as JPEG; ``None`` if the clip has no usable video."""
+def film_strip(video: Path | None) -> bytes | None:
+    """A few frames side by side as JPEG; ``None`` if there is no usable video."""
     import numpy as np
     from PIL import Image
 
     from mosear.data.media import MediaBudget, MediaError, decode
 
-    video, _ = parts.data.sources(clip)
     if video is None:
         return None
     try:
@@ -158,12 +145,12 @@ def print_summary(
     from rich.console import Console
 
     console = Console()
-    if {"zero_shot", "tuned"} <= set(summaries):
-        table = comparison_table(summaries["zero_shot"], summaries["tuned"], rows["zero_shot"], rows["tuned"])
+    if {ZERO_SHOT, TUNED} <= set(summaries):
+        table = comparison_table(summaries[ZERO_SHOT], summaries[TUNED], rows[ZERO_SHOT], rows[TUNED])
     else:
         table = single_table([*summaries.values()][-1])
     console.print(table)
-    if found := [*summaries.values()][-1].get("benchmark_metrics"):
+    if found := [*summaries.values()][-1].get(BENCHMARK):
         console.print(benchmark_table(found))
     if contribution := [*summaries.values()][-1].get("contribution"):
         console.print(contribution_table(contribution))

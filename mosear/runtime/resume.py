@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mosear.callbacks.base import run_callbacks
 from mosear.callbacks.checkpoint_files import STATE, CheckpointError, Note, complete, read_note, verify
-from mosear.runtime.validation import Problem
+from mosear.config.renamed import in_present_names
+from mosear.problems import Problem
 
 if TYPE_CHECKING:
     from mosear.runtime.assemble import Assembly
@@ -115,7 +117,7 @@ def resume_is_possible(cfg: DictConfig) -> Iterator[Problem]:
     except CheckpointError as error:
         yield Problem("resume", cfg.resume, str(error), "See docs/resuming.md.")
         return
-    if changed := differences(found.note.settings, settings_of(cfg)):
+    if changed := differences(in_present_names(found.note.settings), settings_of(cfg)):
         yield Problem(
             "resume", cfg.resume,
             f"{found.directory} was trained with other settings: {'; '.join(changed[:8])}"
@@ -146,12 +148,9 @@ def prepare(cfg: DictConfig) -> Resume | None:
 
 
 def bind(parts: Assembly, found: Resume | None) -> None:
-    """Tell the checkpoint callback what this run is, and keep a finished run from training again."""
-    from mosear.callbacks import ResumableCheckpoint
-
-    for callback in parts.callbacks:
-        if isinstance(callback, ResumableCheckpoint):
-            callback.bind(settings_of(parts.cfg), None if found is None else (found.directory, found.note))
+    """Tell the callbacks what this run is, and keep a finished run from training again."""
+    for callback in run_callbacks(parts.callbacks):
+        callback.on_run_start(settings_of(parts.cfg), None if found is None else (found.directory, found.note))
     if found is not None and found.note.finished:
         # Everything is restored; then there is nothing to do, whatever had ended the training.
         parts.trainer.limit_train_batches = 0

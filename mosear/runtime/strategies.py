@@ -27,7 +27,7 @@ from torch import nn
 
 from mosear.backbones.partitioned import move_rest
 from mosear.files import written_atomically
-from mosear.runtime.distributed import store_of_this_start
+from mosear.torchrun import store_of_this_start
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer

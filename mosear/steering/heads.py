@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mosear.backbones.labels import LabelTrie
-from mosear.steering.evidence import PromptCall
-from mosear.steering.rows import MODALITIES
+from mosear.inference.prompts import Prompts
+from mosear.steering.rows import KEYS
 
 if TYPE_CHECKING:
     from mosear.steering.attention import ExactRows
@@ -62,14 +62,14 @@ class HeadsReader:
         """After which the reading is complete."""
         return max(self.chosen)
 
-    def begin(self, call: PromptCall, decide: Callable[[dict[str, Tensor]], Tensor | None]) -> HeadsReading:
+    def begin(self, prompts: Prompts, decide: Callable[[dict[str, Tensor]], Tensor | None]) -> HeadsReading:
         """Read the prompts of a pass.
 
         Args:
-            call: the prompts.
+            prompts: to read.
             decide: turns readings into the policy's state.
         """
-        return HeadsReading(self, call, decide)
+        return HeadsReading(self, prompts, decide)
 
 
 class HeadsReading:
@@ -77,16 +77,16 @@ class HeadsReading:
 
     Args:
         reader: whose.
-        call: the prompts.
+        prompts: to read.
         decide: see :meth:`HeadsReader.begin`.
     """
 
     def __init__(
-        self, reader: HeadsReader, call: PromptCall, decide: Callable[[dict[str, Tensor]], Tensor | None]
+        self, reader: HeadsReader, prompts: Prompts, decide: Callable[[dict[str, Tensor]], Tensor | None]
     ) -> None:
         self.reader, self.decide = reader, decide
-        self.last = call.last[:, None]
-        self.tokens = torch.stack([call.tokens_of(modality) for modality in MODALITIES], dim=1).float()
+        self.last = prompts.last[:, None]
+        self.tokens = torch.stack([prompts.tokens_of(modality) for modality in KEYS], dim=1).float()
         self._collected: Tensor | None = None
 
     @property
@@ -114,7 +114,7 @@ class HeadsReading:
         probabilities = F.linear(states.to(rows.device).float(), rows.float()).softmax(-1).to(self.tokens.device)
         absent = ~self.tokens.any(-1)
         probabilities = probabilities.masked_fill(absent[..., None], float("nan"))
-        return dict(zip(MODALITIES, probabilities.unbind(1), strict=True))
+        return dict(zip(KEYS, probabilities.unbind(1), strict=True))
 
 
 def _projection(module: Any) -> nn.Module:

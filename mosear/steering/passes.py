@@ -31,6 +31,7 @@ class SteeredPass:
         known_behind: the state counts in the layers behind this one.
         note: takes the sums of a layer (``layer, sums, counts``); ``None`` = nobody counts.
         reading: collects evidence in this pass's attention.
+        counted: number of the recorded prompts; ``None`` if they are not recorded.
     """
 
     policy: Policy
@@ -40,6 +41,7 @@ class SteeredPass:
     known_behind: int = -1
     note: Callable[[int, Tensor, Tensor], None] | None = None
     reading: HeadsReading | None = None
+    counted: int | None = None
     _keys: dict[torch.device, Keys] = field(default_factory=dict)
     _rows: dict[torch.device, SteeredRows] = field(default_factory=dict)
     _parts: dict[tuple[torch.device, int], list[SteeredRows]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Which rows of the attention matrix are steered, and which modality each key carries.
 
 Shape legend of this package: B samples, H heads, KV key/value heads, Q queries of the pass, K keys, T steered rows of a
-sample (padded to the longest), D size of a head, C candidate labels; 3 = the modalities, in the order of MODALITIES.
+sample (padded to the longest), D size of a head, C candidate labels; 3 = the modalities, in the order of KEYS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from mosear.roles import TokenRole
 
-MODALITIES = ("audio", "visual", "text")
+KEYS = ("audio", "visual", "text")
+"""The modalities in the order of stored attention statistics."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Keys:
     """What each key carries: exactly one modality.
 
     Attributes:
-        kinds: int64 ``[B, K]``, position in MODALITIES.
+        kinds: int64 ``[B, K]``, position in KEYS.
         masks: float32 ``[B, K, 3]``, the same as 0 and 1.
     """
 
@@ -111,9 +112,9 @@ class Keys:
 
         What is neither audio nor visual counts as text: padding, too, to which nobody attends.
         """
-        text = MODALITIES.index("text")
+        text = KEYS.index("text")
         kinds = torch.full_like(roles, text)
         for role in (TokenRole.AUDIO, TokenRole.VISUAL):
-            kinds[roles == int(role)] = MODALITIES.index(role.name.lower())
+            kinds[roles == int(role)] = KEYS.index(role.name.lower())
         kinds = F.pad(kinds, (0, count - roles.shape[1]), value=text)
-        return cls(kinds, F.one_hot(kinds, len(MODALITIES)).float())
+        return cls(kinds, F.one_hot(kinds, len(KEYS)).float())

@@ -6,21 +6,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from mosear.backbones.backbone import OmniBackbone
-from mosear.backbones.families import family_of
-from mosear.backbones.families.base import OmniFamily
-from mosear.backbones.hooks import InputRoles, arguments
 from mosear.backbones.labels import LabelTrie
-from mosear.backbones.prompt_cache import PromptRows, attach, attached
-from mosear.experts.state import SequenceState, open_states, thinker_of
+from mosear.backbones.prompt_cache import PromptRows
+from mosear.backbones.sequence_hooks import PassCall, PassListener, SequenceHooks
+from mosear.backbones.sequences import SequenceState, family_with_separate_modalities, thinker_of
+from mosear.inference.prompts import Prompts
 from mosear.steering.attention import NAME, kernel_for
-from mosear.steering.evidence import PromptCall
-from mosear.steering.judge import ConflictJudge
+from mosear.steering.conflict_detector import ConflictDetector
 from mosear.steering.passes import SteeredPass
 from mosear.steering.policies.base import Policy
 from mosear.steering.policies.chase import Chase, Decision
@@ -29,8 +27,6 @@ from mosear.steering.rows import SteeredRows
 from mosear.steering.stats import SequenceRecord, SteeringStats, Totals
 
 ATTRIBUTE = "steering_session"
-OWNER = "steering"
-"""Under which a KV cache carries our rows."""
 
 CONSUMED = frozenset(
     ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict")
@@ -43,24 +39,15 @@ NESTED = (
     "Policies((first, second))."
 )
 TRAINING = "Steering is for inference, and the language model is in training mode. Call model.eval()."
-NO_ROLES = (
-    "Steering cannot tell which token carries which modality: this pass has embeddings but no input ids (or a mask "
-    "that is not [B, L]). Wrap it in `with mosear.experts.sequence_state(model, roles=..., prompt_mask=...):`."
-)
 FOREIGN_CACHE = (
-    "This KV cache was not filled in this steering session (or was cropped into its prompt): nobody knows which of its "
+    "This KV cache was not filled in this steering session (or was cropped into its prompt): nothing says which of its "
     "keys carry which modality. Read the prompt inside the session."
-)
-CHUNKED = (
-    "A pass with {length} new tokens on a filled KV cache looks like chunked prefill, which steering refuses: it needs "
-    "the whole prompt in one pass. Drop prefill_chunk_size. If these are answer tokens, wrap prompt and answer passes "
-    "in `with mosear.experts.sequence_state(model, roles=..., prompt_mask=...):`."
 )
 
 _numbers = itertools.count()
 
 
-class SteeringSession:
+class SteeringSession(PassListener):
     """One policy in one model.
 
     Use :func:`steer`; or, where a ``with`` block does not fit (callbacks), :meth:`install` and :meth:`remove`.
@@ -79,23 +66,28 @@ class SteeringSession:
         ValueError: if the policy does not fit the model.
     """
 
+    owner: ClassVar[str] = "steering"
+    title: ClassVar[str] = "Steering"
+    lost: ClassVar[str] = FOREIGN_CACHE
+
     def __init__(
         self, model: Any, policy: Policy, labels: Sequence[str] | LabelTrie | None = None, *, record: bool = True
     ) -> None:
         self.thinker = thinker_of(model)
-        self.family = _separate_family(self.thinker)
+        self.family = family_with_separate_modalities(self.thinker, self.title, "Set steering=none for this backbone.")
         self.language_model: Any = self.thinker.get_submodule(self.family.language_model_path)
         config = self.language_model.config
         self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
         if problems := policy.problems(self.layers, self.heads):
             raise ValueError("The policy does not fit this model: " + "; ".join(problems) + ".")
         self.policy, self.record, self.trie = policy, record, _trie(model, labels)
-        self.judge: ConflictJudge | None = None
+        self.detector: ConflictDetector | None = None
         if chase := next((step for step in policy.steps if isinstance(step, Chase)), None):
-            self.judge = ConflictJudge(chase, self.thinker, self.language_model, self.trie, self.layers, self.heads)
+            self.detector = ConflictDetector(
+                chase, self.thinker, self.language_model, self.trie, self.layers, self.heads
+            )
         self.last: SequenceRecord | None = None
         self._id, self._prompts = next(_numbers), 0
-        self._started: SteeredPass | None = None
         self._installed = ExitStack()
         self.reset_stats()
 
@@ -109,7 +101,7 @@ class SteeringSession:
         """
         if getattr(self.thinker, ATTRIBUTE, None) is not None:
             raise ValueError(NESTED)
-        language_model, config = self.language_model, self.language_model.config
+        config = self.language_model.config
         implementation = config._attn_implementation
         inner = self.thinker.get_submodule(self.family.language_model_path.rpartition(".")[0])
         with ExitStack() as stack:
@@ -121,13 +113,9 @@ class SteeringSession:
             # The text config alone: the towers keep their attention.
             stack.callback(self.thinker.set_attn_implementation, {"text_config": implementation})
             self.thinker.set_attn_implementation({"text_config": NAME})
-            self._input = InputRoles(self.thinker, self.family)
-            stack.callback(self._input.detach)
-            # First of all hooks: extra passes must be over before others (experts) take note of this one.
-            before = language_model.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
-            stack.callback(before.remove)
-            after = language_model.register_forward_hook(self._end, with_kwargs=True, always_call=True)
-            stack.callback(after.remove)
+            hooks = SequenceHooks.of(self.thinker, self.family)
+            hooks.add(self)
+            stack.callback(hooks.remove, self)
             self._installed = stack.pop_all()
         return self
 
@@ -146,15 +134,15 @@ class SteeringSession:
 
         Args:
             readings: label distributions ``[B, C]`` for ``audio``, ``visual`` and, if it counts, ``text``, with NaN
-                rows where absent, as :func:`mosear.evaluation.scoring.unimodal_distributions` gives them. CHASE then
+                rows where absent, as :func:`mosear.inference.unimodal.unimodal_predictions` gives them. CHASE then
                 needs no passes of its own.
             directions: per clip the modality that is right (``audio``, ``visual``, ``None`` for neither; or their
                 :class:`TokenRole` and -1), for ``Chase(target='oracle')``.
         """
-        if self.judge is None:
+        if self.detector is None:
             yield
             return
-        with self.judge.given(readings, directions):
+        with self.detector.given(readings, directions):
             yield
 
     # -- statistics -------------------------------------------------------------------------------------------------
@@ -187,84 +175,58 @@ class SteeringSession:
 
     # -- the language model -----------------------------------------------------------------------------------------
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.judge is not None and self.judge.busy:
-            return None
-        self._started = None
+    def listens(self, module: nn.Module) -> bool:
+        """To all passes but those that look for evidence."""
+        if self.detector is not None and self.detector.busy:
+            return False
         if module.training:
             raise ValueError(TRAINING)
-        given = arguments(module, args, kwargs)
-        tokens = given.get("inputs_embeds")
-        if tokens is None:
-            tokens = given["input_ids"]
-            self._input.note(given)
-        batch, length = tokens.shape[:2]
-        key_values = given.get("past_key_values")
-        if key_values is not None and int(key_values.get_seq_length()) > 0:
-            steering = self._continue(key_values, batch, length)
-        else:
-            steering = self._started = self._start(given, batch, length)
-        return args, {**kwargs, "steering": steering}
+        return True
 
-    def _start(self, given: dict[str, Any], batch: int, length: int) -> SteeredPass:
-        states = open_states(self.thinker)
-        state = states[-1] if states else SequenceState()
-        described = state.described(self._input.of(batch, length), batch, length)
-        if described is None:
-            raise ValueError(NO_ROLES)
-        roles, prompt = described
-        record = self._new_record(state)
+    def start(self, call: PassCall) -> SteeredPass:
+        """Which rows are steered, and what the policy decides about them."""
+        roles, prompt = call.described(self.title)
+        record = self._new_record(call.state)
         steering = SteeredPass(self.policy, SteeredRows.after_media(roles, prompt), roles)
         if record is not None:
             steering.note = partial(self._note, record)
-        if self.judge is not None:
-            embeds = given.get("inputs_embeds")
+            steering.counted = self._prompts
+        if self.detector is not None:
+            embeds = call.given.get("inputs_embeds")
             if embeds is None:
-                embeds = self.thinker.get_input_embeddings()(given["input_ids"])
-            extra = {name: value for name, value in given.items() if name not in CONSUMED}
-            positions = _positions(given.get("position_ids"), roles)
-            call = PromptCall(embeds, positions, roles, prompt, state.transcript_of(batch), extra)
-            steering.known_behind = self.judge.known_behind
-            steering.state, steering.reading = self.judge.about(call, partial(self._hear, record))
+                embeds = self.thinker.get_input_embeddings()(call.given["input_ids"])
+            extra = {name: value for name, value in call.given.items() if name not in CONSUMED}
+            positions = _positions(call.given.get("position_ids"), roles)
+            prompts = Prompts(embeds, positions, roles, prompt, call.state.transcript_of(call.batch), extra)
+            steering.known_behind = self.detector.known_behind
+            steering.state, steering.reading = self.detector.about(prompts, partial(self._hear, record))
         return steering
 
-    def _continue(self, key_values: Any, batch: int, length: int) -> SteeredPass:
-        if length > 1 and not open_states(self.thinker):
-            raise ValueError(CHUNKED.format(length=length))
-        own = attached(key_values, OWNER)
-        if own is None or own.note[0] != self._id:
+    def resume(self, call: PassCall, rows: PromptRows) -> SteeredPass:
+        """The same for answer tokens."""
+        session, counted = rows.note
+        if session != self._id:
             raise ValueError(FOREIGN_CACHE)
-        if len(own) != batch:
-            raise ValueError(
-                f"The KV cache holds {len(own)} prompts, but the pass continues {batch} sequences. Expand the cache "
-                "with its own batch_repeat_interleave or batch_select_indices, which take the roles of its keys along."
-            )
-        roles = own.tensors["roles"]
+        roles = rows.tensors["roles"]
         steering = SteeredPass(
-            self.policy, SteeredRows.after_prompt(roles, length), roles, state=own.tensors.get("state")
+            self.policy, SteeredRows.after_prompt(roles, call.length), roles, state=rows.tensors.get("state")
         )
-        if self.judge is not None:
-            steering.known_behind = self.judge.known_behind
-        if own.note[1] is not None:
-            steering.note = partial(self._note, self.last if own.note[1] == self._prompts else None)
+        if self.detector is not None:
+            steering.known_behind = self.detector.known_behind
+        if counted is not None:
+            steering.note = partial(self._note, self.last if counted == self._prompts else None)
         return steering
 
-    def _end(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self.judge is not None and self.judge.busy:
-            return
-        steering, self._started = self._started, None
-        if steering is None or output is None:  # a continuation, or an exception
-            return
-        key_values = arguments(module, args, kwargs).get("past_key_values")
-        if key_values is None:
-            key_values = getattr(output, "past_key_values", None)
-        if key_values is None or not int(key_values.get_seq_length()):
-            return
-        tensors = {"roles": steering.roles}
-        if steering.state is not None:
-            tensors["state"] = steering.state
-        counted = self._prompts if steering.note is not None else None
-        attach(key_values, OWNER, PromptRows(tensors, steering.roles.shape[1], note=(self._id, counted)))
+    def arguments(self, own: SteeredPass) -> dict[str, Any]:
+        """The pass travels down to the attention function."""
+        return {"steering": own}
+
+    def finish(self, call: PassCall, own: SteeredPass) -> PromptRows:
+        """What a KV cache must carry: which keys carry which modality, and what was decided."""
+        tensors = {"roles": own.roles}
+        if own.state is not None:
+            tensors["state"] = own.state
+        return PromptRows(tensors, own.roles.shape[1], note=(self._id, own.counted))
 
 
 @contextmanager
@@ -311,18 +273,3 @@ def _trie(model: Any, labels: Sequence[str] | LabelTrie | None) -> LabelTrie | N
             "have. Pass the OmniBackbone as the model, or labels=LabelTrie.of(labels, tokenizer)."
         )
     return LabelTrie.of(tuple(labels), model.processor.tokenizer)
-
-
-def _separate_family(thinker: Any) -> OmniFamily:
-    family = family_of(getattr(getattr(thinker, "config", None), "model_type", None))
-    if not isinstance(thinker, family.model_class()):
-        raise ValueError(
-            f"Steering works on the thinker ({family.model_class().__name__}), not on {type(thinker).__name__}. Load "
-            "it with mosear.backbones.load_backbone."
-        )
-    if not family.separate_modalities:
-        raise ValueError(
-            f"The tokens of {family.name} carry audio and picture fused: there is no attention to move from one to the "
-            "other. Set steering=none for this backbone."
-        )
-    return family(thinker.config)

@@ -1,4 +1,4 @@
-"""Calibrated settings: the JSON that ``python -m mosear.steering.calibrate`` writes and ``steering.settings`` names.
+"""Calibrated settings: the JSON that ``python -m mosear calibrate`` writes and ``steering.settings`` names.
 
     {"policy": {"ar": {"threshold": 0.6, ...}, "chase": {"strength": 6.0, ...}},
      "backbone": "tiny-omni", "adapter": null, "split_hash": "...", "scores": {...}, "trials": [...]}
@@ -113,7 +113,7 @@ def _content(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read ({error.strerror}). Write it with python -m mosear.steering.calibrate."
+            f"{path} cannot be read ({error.strerror}). Write it with python -m mosear calibrate."
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
@@ -123,7 +123,7 @@ def _content(path: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(
             f"{path} is no calibration file: {', '.join(wrong)} missing or of the wrong type. Give a file that python "
-            "-m mosear.steering.calibrate wrote."
+            "-m mosear calibrate wrote."
         )
     return found
 

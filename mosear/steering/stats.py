@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mosear.steering.policies.chase import Decision
 from mosear.steering.policies.reliability import Readings
-from mosear.steering.rows import MODALITIES
+from mosear.steering.rows import KEYS
 
 BEFORE, AFTER, FLAGGED = slice(0, 3), slice(3, 6), 6
 
@@ -27,7 +27,7 @@ class SteeringStats:
     A layer in which no row was computed exactly has NaN.
 
     Attributes:
-        before: float64 ``[layers, heads, 3]``, attention mass on audio, visual and other tokens (MODALITIES).
+        before: float64 ``[layers, heads, 3]``, attention mass on audio, visual and other tokens (KEYS).
         after: the same after the policy.
         flagged: float64 ``[layers, heads]``, share of rows that the policy edited.
         rows: int64 ``[layers]``, steered rows that were counted.
@@ -44,7 +44,7 @@ class SteeringStats:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names along the last axis of ``before`` and ``after``."""
-        return MODALITIES
+        return KEYS
 
 
 @dataclass

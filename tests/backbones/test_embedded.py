@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mosear.backbones import load_backbone
+from mosear.backbones.labels import LabelTrie
 from mosear.backbones.tiny import EMBEDDED, embedded_path
 from mosear.data.clip import Clip
 from mosear.data.media import Media
@@ -16,7 +17,7 @@ from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
 from mosear.data.sample import SampleBuilder, collate
 from mosear.data.synthetic import EMOTIONS, make_speaker, render_clip_arrays
-from mosear.evaluation.scoring import LabelTrie, label_log_probs
+from mosear.inference.scoring import label_log_probs
 
 DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
 STRONG, WEAK = (0.7, 1.0), (0.25, 0.55)

@@ -1,16 +1,13 @@
 """Every row of the ablations is a configuration that train.py takes."""
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmarks.ablations import DETAILS, VARIATIONS
+from benchmarks.options import CONF
 from benchmarks.results import changed, short_form
-from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import validate
-
-CONF = Path(__file__).parents[2] / "conf"
+from mosear.config.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.config.validation import validate
 
 
 def test_a_change_replaces_what_it_changes() -> None:

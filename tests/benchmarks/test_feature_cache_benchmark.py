@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import feature_cache
+from benchmarks.options import CONF
 from mosear.backbones import load_backbone
 from mosear.data.cache import FeatureCache
 from mosear.data.manifest import load_manifest
@@ -74,7 +75,7 @@ def test_sizes_of_the_published_checkpoints(tmp_path: Path, capsys: pytest.Captu
 def test_the_benchmark_asks_for_what_the_recipe_has() -> None:
     from omegaconf import OmegaConf
 
-    data = OmegaConf.load(feature_cache.CONF / "data" / "manifest.yaml")
+    data = OmegaConf.load(CONF / "data" / "manifest.yaml")
     budget = {key: value for key, value in data.budget.items() if key != "_target_"}
     assert MediaBudget(**budget) == feature_cache.BUDGET and data.max_pixels == feature_cache.PIXELS
     assert data.cache_max_gb * 2**30 == feature_cache.BOUND

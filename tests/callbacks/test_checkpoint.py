@@ -91,7 +91,7 @@ def test_generators_go_on_where_they_were(tmp_path):
 
 def checkpointed(root, **options):
     callback = ResumableCheckpoint(str(root / "checkpoints"), **{"every_n_steps": 2, "keep": 9, **options})
-    callback.bind({"seed": 0}, None)
+    callback.on_run_start({"seed": 0}, None)
     return callback
 
 
@@ -146,7 +146,7 @@ def test_from_every_step_a_resumed_run_ends_the_same(tmp_path, options):
         callback = checkpointed(root, every_n_steps=1, keep=99)
         extra = {}
         if resumed is not None:
-            callback.bind({"seed": 0}, (resumed, files.read_note(resumed)))
+            callback.on_run_start({"seed": 0}, (resumed, files.read_note(resumed)))
             extra["ckpt_path"] = str(resumed / files.STATE)
         fit(NoisyTuner(), ToyData(), root, callback, **options, **extra)
         newest = trainer_checkpoints(root)[-1]
@@ -172,7 +172,7 @@ def test_other_processes_or_clips_are_refused(tmp_path, change, expected):
     fit(ToyTuner(), BATCHES, tmp_path, checkpointed(tmp_path))
     directory = trainer_checkpoints(tmp_path)[0]
     callback = checkpointed(tmp_path)
-    callback.bind({}, (directory, replace(files.read_note(directory), **change)))
+    callback.on_run_start({}, (directory, replace(files.read_note(directory), **change)))
     with pytest.raises(CheckpointError, match=expected):
         fit(ToyTuner(), BATCHES, tmp_path, callback, ckpt_path=str(directory / files.STATE))
 

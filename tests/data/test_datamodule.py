@@ -206,7 +206,7 @@ def test_cached_batches_are_listed_once(module, backbone, tmp_path: Path) -> Non
     made = module(cache_dir=str(tmp_path))
     for batch in made.test_dataloader():
         assert len(batch.cache_names) == len(batch.data) and None not in batch.cache_names
-    from mosear.training.module import split_media
+    from mosear.methods.omni_system import split_media
 
     for batch in made.test_dataloader():
         media = backbone.encode(batch.data.media)

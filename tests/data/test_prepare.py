@@ -1,4 +1,4 @@
-"""python -m mosear.data.prepare: from a directory to manifests that the data path reads."""
+"""python -m mosear prepare: from a directory to manifests that the data path reads."""
 
 import subprocess
 import sys

@@ -14,7 +14,7 @@ from mosear.data.media import Media
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import EMOTIONS, FORMATS, AnswerFormat, Prompt
 from mosear.data.sample import IGNORE, OmniBatch, Sample, SampleBuilder, collate
-from mosear.evaluation.parsing import parse_answer
+from mosear.inference.parsing import parse_answer
 from mosear.roles import TokenRole
 from tests.tiny_checkpoints import process_clips, random_media
 

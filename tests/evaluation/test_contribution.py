@@ -31,7 +31,6 @@ from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.contribution import (
     COMBINATIONS,
     FEWEST_CLIPS,
-    MODALITIES,
     ClipValues,
     Contribution,
     collapse_verdict,
@@ -43,10 +42,10 @@ from mosear.evaluation.contribution import (
 from mosear.evaluation.contribution_passes import clip_values, modality_combinations, rows_of
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import write_report
-from mosear.evaluation.scoring import LabelTrie, label_log_probs
 from mosear.evaluation.summary import summarise, write_metrics
-from mosear.training.module import EmotionTuner
-from mosear.training.optim import Tuning
+from mosear.inference.scoring import LabelTrie, label_log_probs
+from mosear.methods.omni_system import OmniSystem
+from mosear.roles import SHOWN
 from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +58,13 @@ EVIL = "<script>alert('x')</script>\"'&"
 
 def shown_set(*modalities: str) -> int:
     """Index of the combination of these modalities."""
-    return COMBINATIONS.index(tuple(modality for modality in MODALITIES if modality in modalities))
+    return COMBINATIONS.index(tuple(modality for modality in SHOWN if modality in modalities))
 
 
 def literal_shapley(values: Sequence[float]) -> list[float]:
     """Mean marginal gain over the 3! orders in which the modalities can join."""
-    gains: dict[str, list[float]] = {modality: [] for modality in MODALITIES}
-    for order in itertools.permutations(MODALITIES):
+    gains: dict[str, list[float]] = {modality: [] for modality in SHOWN}
+    for order in itertools.permutations(SHOWN):
         for position, modality in enumerate(order):
             before, after = shown_set(*order[:position]), shown_set(*order[: position + 1])
             gains[modality].append(values[after] - values[before])
@@ -76,7 +75,7 @@ def values_of(
     index: int = 0,
     *,
     subset: str = "consistent",
-    present: tuple[str, ...] = MODALITIES,
+    present: tuple[str, ...] = SHOWN,
     log_prob: Sequence[float] | None = None,
     accuracy: Sequence[float] | None = None,
 ) -> ClipValues:
@@ -97,9 +96,9 @@ def values_of(
 
 
 def test_combinations_are_the_eight_sets() -> None:
-    assert COMBINATIONS[0] == () and COMBINATIONS[-1] == MODALITIES
+    assert COMBINATIONS[0] == () and COMBINATIONS[-1] == SHOWN
     assert set(COMBINATIONS) == {
-        members for size in range(4) for members in itertools.combinations(MODALITIES, size)
+        members for size in range(4) for members in itertools.combinations(SHOWN, size)
     }  # fmt: skip
 
 
@@ -112,7 +111,7 @@ def test_a_game_by_hand() -> None:
         ("visual", "audio"): 30.0,
         ("visual", "text"): 6.0,
         ("audio", "text"): 18.0,
-        MODALITIES: 42.0,
+        SHOWN: 42.0,
     }
     # gains of v, a, t in the orders vat, vta, avt, atv, tva, tav
     gains = [(6, 24, 12), (6, 36, 0), (18, 12, 12), (24, 12, 6), (6, 36, 0), (24, 18, 0)]
@@ -143,13 +142,13 @@ def test_properties_of_the_shapley_value() -> None:
     np.testing.assert_allclose(alike[:, 0], alike[:, 1], atol=1e-12)  # symmetry
 
 
-@pytest.mark.parametrize("absent", MODALITIES)
+@pytest.mark.parametrize("absent", SHOWN)
 def test_an_absent_modality_is_a_null_player(absent: str) -> None:
     """Its value is 0, and the others have what they have in the game of two, (first alone + gain as second) / 2."""
-    a, b = (modality for modality in MODALITIES if modality != absent)
+    a, b = (modality for modality in SHOWN if modality != absent)
     for seed in range(20):
         game = values_of(seed, present=(a, b)).log_prob
-        phi = dict(zip(MODALITIES, shapley_values(game), strict=True))
+        phi = dict(zip(SHOWN, shapley_values(game), strict=True))
         none, of_a, of_b, of_both = (game[shown_set(*members)] for members in ((), (a,), (b,), (a, b)))
         assert phi[absent] == 0
         assert phi[a] == pytest.approx((of_a - none + of_both - of_b) / 2)
@@ -175,7 +174,7 @@ def test_share_by_hand_and_against_a_literal_bootstrap() -> None:
         drawn = sizes[rng.integers(0, 60, 60)]
         replicates.append(drawn[:, 1].sum() / drawn.sum())
     assert (found.low, found.high) == pytest.approx(np.quantile(replicates, [0.025, 0.975]), abs=0.01)
-    points = [share_interval(phi, modality, n_boot=10).mean for modality in MODALITIES]
+    points = [share_interval(phi, modality, n_boot=10).mean for modality in SHOWN]
     assert sum(points) == pytest.approx(1)
 
 
@@ -238,7 +237,7 @@ def test_summary_of_a_model_that_ignores_video(tmp_path: Path) -> None:
             assert sum(scores["shapley"].values()) == pytest.approx(scores["all"] - scores["none"])
             assert scores["all"] == pytest.approx(np.mean([game[-1] for game in games]))
             assert sum(scores["shares"].values()) == pytest.approx(1)
-            for modality in MODALITIES:
+            for modality in SHOWN:
                 low, high = scores["interval"][modality]
                 assert low <= scores["shapley"][modality] <= high
             low, high = scores["share_interval"]
@@ -316,13 +315,13 @@ def test_combinations_equal_single_clips_with_the_rest_hidden(backbone: OmniBack
     for seed, kinds in enumerate(cases):
         alone = collate([make_sample(backbone, kinds, seed, prompt=PROMPT)], pad_id=0)
         for index, members in enumerate(COMBINATIONS):
-            hide = tuple(modality for modality in MODALITIES if modality not in members)
+            hide = tuple(modality for modality in SHOWN if modality not in members)
             expected = label_log_probs(backbone, alone, trie, hide=hide)[0]
             torch.testing.assert_close(found[seed, index], expected, **TOLERANCE)
             kept = shown_set(*(modality for modality in members if NAME_OF[modality] in kinds))
             assert torch.equal(found[seed, index], found[seed, kept]), "what is absent changes nothing, bit by bit"
         games = found[seed].log_softmax(-1).double()
-        for position, modality in enumerate(MODALITIES):
+        for position, modality in enumerate(SHOWN):
             gains = shapley_values(games.T.numpy())[:, position]
             assert (np.abs(gains).max() == 0) == (NAME_OF[modality] not in kinds)
 
@@ -408,7 +407,7 @@ def test_the_trainer_measures_the_chosen_clips(corpus: Path) -> None:
         num_workers=0,
     )
     answering = Answering(readings=False, contribution=settings)
-    tuner = EmotionTuner(backbone, backbone.model, data.prompt, Tuning(), answering)
+    tuner = OmniSystem(backbone, backbone.model, data, answering)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = lightning.Trainer(accelerator="cpu", logger=False, **quiet)
     tuner.contributions = [values_of()]  # of an earlier test
@@ -509,7 +508,7 @@ def test_report_shows_every_number(tmp_path: Path) -> None:
         for subset in summarise_contribution(clips, threshold=0.123, n_boot=50)["subsets"].values():
             for worth, factor, digits in (("accuracy", 100, 1), ("log_prob", 1, 2)):
                 scores = subset[worth]
-                for modality in MODALITIES:
+                for modality in SHOWN:
                     values = (scores["shapley"][modality], *scores["interval"][modality])
                     for text in (f"{factor * value:+.{digits}f}".replace("-", "−") for value in values):
                         assert text in words, text

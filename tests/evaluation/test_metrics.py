@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from mosear.data import conflict_rules
 from mosear.evaluation import metrics
-from mosear.evaluation.parsing import AnswerFormat
+from mosear.inference.parsing import AnswerFormat
 
 LABELS = ["angry", "happy", "neutral", "sad", "surprise", "worried"]
 # Emotion-LLaMA's stored confusion matrix on MER2023 test3, rows = true label.
@@ -174,7 +174,8 @@ def test_skew_shows_a_constant_answer_for_what_it_is():
 def test_import_needs_no_torch():
     code = (
         "import sys; "
-        "from mosear.evaluation import bootstrap, fusion, judge, metrics, parsing, predictions, report, summary; "
+        "from mosear.evaluation import bootstrap, judge, metrics, predictions, report, summary; "
+        "from mosear.inference import late_fusion, parsing; "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

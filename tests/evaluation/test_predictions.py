@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from mosear.evaluation import fusion, metrics
+from mosear.evaluation import metrics
 from mosear.evaluation.predictions import SCHEMA, PredictionRow, read_predictions, write_predictions
 from mosear.evaluation.summary import comparison_table, paired_differences, summarise, write_metrics
+from mosear.inference import late_fusion
 
 LABELS = ["happy", "sad", "angry"]
 
@@ -151,8 +152,8 @@ def test_controls_are_scored_on_every_clip():
             for name in ("p_visual", "p_audio", "p_text")
         ]
         truth = [LABELS.index(r.label) for r in group]
-        assert controls["late_fusion"][subset] == pytest.approx(np.mean(fusion.late_fusion(*stacked[:2]) == truth))
-        with_text = fusion.late_fusion_with_transcript(*stacked)
+        assert controls["late_fusion"][subset] == pytest.approx(np.mean(late_fusion.late_fusion(*stacked[:2]) == truth))
+        with_text = late_fusion.late_fusion_with_transcript(*stacked)
         assert controls["late_fusion_transcript"][subset] == pytest.approx(np.mean(with_text == truth))
     for control in controls.values():
         assert control["conflict_mean"] == pytest.approx((control["video_aligned"] + control["audio_aligned"]) / 2)

@@ -8,12 +8,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.labels import LabelTrie
+from mosear.backbones.prompt_cache import attached
+from mosear.backbones.sequences import sequence_state
 from mosear.data.prompt import Prompt
 from mosear.data.sample import IGNORE, OmniBatch, collate
-from mosear.evaluation.generation import generate_ids
-from mosear.evaluation.scoring import LabelTrie, label_log_probs
-from mosear.experts import sequence_state
-from mosear.experts.passes import bound
+from mosear.experts.passes import OWNER
+from mosear.inference import generation
+from mosear.inference.scoring import label_log_probs
 from tests.helpers.mose_models import adapted, states
 from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 
@@ -66,7 +68,7 @@ def test_cache_takes_its_weights_along(backbone: OmniBackbone) -> None:
     column = prompt.input_ids.shape[1]
     cache, _ = prefill(own, prompt)
     assert isinstance(cache, DynamicCache)
-    original = {index: w.clone() for index, w in bound(cache).tensors.items()}
+    original = {index: w.clone() for index, w in attached(cache, OWNER).tensors.items()}
     expected = step(own, full, column, deepcopy(cache))
     rows = torch.tensor([4, 0, 0])
     for change in ("batch_select_indices", "reorder_cache"):
@@ -78,7 +80,8 @@ def test_cache_takes_its_weights_along(backbone: OmniBackbone) -> None:
     copied.batch_repeat_interleave(2)
     twice = torch.arange(len(full)).repeat_interleave(2)
     torch.testing.assert_close(step(own, picked(full, twice), column, copied), expected[twice], **TOLERANCE)
-    assert all(torch.equal(bound(cache).tensors[index], w) for index, w in original.items()), "copies must be copies"
+    kept = attached(cache, OWNER).tensors
+    assert all(torch.equal(kept[index], w) for index, w in original.items()), "copies must be copies"
 
 
 def picked(batch: OmniBatch, rows: Tensor) -> OmniBatch:
@@ -149,7 +152,7 @@ def test_generate_of_transformers(backbone: OmniBackbone, beams: int, stated: bo
     if beams == 1:
         tokenizer = own.processor.tokenizer
         ids = {"end_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
-        assert generate_ids(own, batch, max_new_tokens=4, **ids).equal(together)
+        assert generation.generate(own, batch, max_new_tokens=4, **ids).ids.equal(together)
 
 
 @pytest.mark.parametrize("hide", [(), ("audio",), ("visual", "text")], ids="+".join)

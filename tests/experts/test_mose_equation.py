@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
-from mosear.experts import sequence_state
+from mosear.backbones.sequences import sequence_state
+from mosear.experts import gate_weights
 from mosear.experts.layer import MoSELinear
 from mosear.roles import TokenRole
 from tests.helpers.mose_models import ATTENTION, adapted, states
@@ -99,7 +100,7 @@ def test_projection_follows_the_equation(backbone: OmniBackbone, experts: int, s
     layer.register_forward_hook(lambda module, args, out: seen.update(x=args[0], y=out))
     with sequence_state(own, roles=batch.roles, prompt_mask=batch.prompt_mask) as state:
         states(own, batch)
-    w = state.gate_weights()[1]
+    w = gate_weights(state)[1]
     assert (w - 1 / 3).abs().max() > 0.05
     update = literal_update(layer, seen["x"], batch.roles, w, model.peft_config["default"])
     torch.testing.assert_close(seen["y"], layer.base_layer(seen["x"]) + update, rtol=1e-4, atol=1e-4)
@@ -130,7 +131,7 @@ def test_gate_follows_the_equation(backbone: OmniBackbone, normalised: bool) -> 
                     mean = mean / (mean.square().mean() + 1e-6).sqrt()
                 means.append(mean)
             expected = (weight @ torch.cat(means)).softmax(0)
-            torch.testing.assert_close(state.gate_weights()[index, s], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(gate_weights(state)[index, s], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -142,8 +143,8 @@ def test_gate_is_fp32_in_a_bf16_model(backbone: OmniBackbone) -> None:
         sequence_state(own, roles=batch.roles, prompt_mask=batch.prompt_mask) as state,
     ):
         states(own, batch)
-    assert state.gate_weights().dtype == torch.float32
-    torch.testing.assert_close(state.gate_weights().sum(-1), torch.ones(3, len(batch)), rtol=0, atol=1e-6)
+    assert gate_weights(state).dtype == torch.float32
+    torch.testing.assert_close(gate_weights(state).sum(-1), torch.ones(3, len(batch)), rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
-from mosear.experts import sequence_state
-from mosear.training.loss import answer_loss
+from mosear.backbones.sequences import sequence_state
+from mosear.experts import gate_record, gate_weights
+from mosear.methods.answer_tuning.loss import answer_loss
 from tests.helpers.mose_models import adapted, states, trained
 from tests.helpers.omni_samples import MIXED, make_batch
 
@@ -106,14 +107,14 @@ def test_regularisers_follow_their_equations(backbone: OmniBackbone) -> None:
     batch = make_batch(own)
     with sequence_state(own, roles=batch.roles, prompt_mask=batch.prompt_mask) as state:
         states(own, batch)
-    w, found = state.gate_weights(), state.regularisers()
+    w, found = gate_weights(state), {name: own.values for name, own in state.regularisers().items()}
     assert set(found) == set(WEIGHTS_BY_NAME) and w.shape == (3, len(batch), 3)
     for b in range(len(batch)):
         balance = sum((w[i, b, 0] - w[i, b, 1]) ** 2 for i in range(3)) / 3
         kl = sum(w[i, b, m] * (3 * w[i, b, m]).log() for i in range(3) for m in range(3)) / 3
         torch.testing.assert_close(found["gate_balance"][b], balance)
         torch.testing.assert_close(found["gate_kl"][b], kl, rtol=1e-4, atol=1e-6)
-    loads = torch.stack(list(state.last.loads.values()))
+    loads = torch.stack(list(gate_record(state).last.loads.values()))
     assert len(loads) == len([name for name in trained(own.model) if "mose_R" in name])
     text_only = MIXED.index(("text",))
     assert (loads.sum(-1) - 1).abs().max() < 1e-5
@@ -135,11 +136,12 @@ def test_global_kl_lets_samples_differ(qwen25: OmniBackbone) -> None:
         batch = make_batch(own)
         with sequence_state(own, roles=batch.roles, prompt_mask=batch.prompt_mask) as state:
             states(own, batch)
-        found[scope] = state.regularisers()["gate_kl"]
+        found[scope] = state.regularisers()["gate_kl"].values
     assert found["sample"].shape == (len(MIXED),) and found["global"].shape == (1,)
     assert found["global"] < found["sample"].mean()
 
 
 def test_without_mose_a_state_says_nothing(qwen25: OmniBackbone) -> None:
     with sequence_state(qwen25) as state:
-        assert state.regularisers() == {} and state.penalty() == 0.0 and state.gate_weights().shape == (0, 0, 3)
+        assert state.regularisers() == {} and state.penalty() == 0.0 and gate_weights(state).shape == (0, 0, 3)
+        assert gate_record(state) is None

@@ -7,8 +7,9 @@ import torch
 
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.masks import causal_mask
+from mosear.backbones.sequences import sequence_state
 from mosear.data.sample import OmniBatch, collate
-from mosear.experts import sequence_state
+from mosear.experts import gate_weights
 from tests.helpers.mose_models import adapted, real, right_padded, states
 from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 
@@ -19,7 +20,7 @@ BF16 = {"rtol": 0.05, "atol": 0.15}
 def run(backbone: OmniBackbone, batch: OmniBatch) -> tuple[list[torch.Tensor], torch.Tensor]:
     with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask) as state:
         hidden = states(backbone, batch)
-    return real(hidden, batch), state.gate_weights()
+    return real(hidden, batch), gate_weights(state)
 
 
 @pytest.mark.parametrize("experts", [1, 3])
@@ -81,7 +82,7 @@ def test_a_hidden_modality_is_hidden_from_the_gate(backbone: OmniBackbone) -> No
         mask = causal_mask(data.attention_mask, hidden)
         with sequence_state(own, roles=data.roles, prompt_mask=data.prompt_mask, hidden=hidden) as state:
             out = own.hidden_states(embeds, mask, data.position_ids, **extra)
-        found.append((state.gate_weights(), out[:, ~hidden[0]]))
+        found.append((gate_weights(state), out[:, ~hidden[0]]))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-6)
     assert not torch.allclose(found[0][0], run(own, batch)[1], atol=1e-3)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from mosear.backbones.backbone import OmniBackbone
 from mosear.experts import MoSEConfig, MoSEModel
+from mosear.experts.hooks import mose_hooks
 from mosear.experts.layer import MoSELinear
-from mosear.experts.state import conductor_of
 from tests.helpers.mose_models import ATTENTION, adapted, trained
 from tests.helpers.omni_samples import MIXED, fresh, make_batch
 from tests.helpers.run_if import RunIf
@@ -87,7 +87,7 @@ def test_switching_off_unloading_and_merging(backbone: OmniBackbone) -> None:
             merge()
     bare = model.unload()
     assert torch.equal(logits(bare, own), base)
-    assert conductor_of(bare) is None and not any("mose" in name for name, _ in bare.named_modules())
+    assert mose_hooks(bare) is None and not any("mose" in name for name, _ in bare.named_modules())
 
 
 def test_copies_are_independent(qwen25: OmniBackbone) -> None:
@@ -165,7 +165,7 @@ def test_stacked_experts_are_refused(qwen3: OmniBackbone, wanted) -> None:
 
 
 def test_fused_families_and_other_models_are_refused(qwen25: OmniBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="adapts the thinker"):
+    with pytest.raises(ValueError, match="MoSE works on the thinker"):
         peft.get_peft_model(fresh(qwen25).model.model, MoSEConfig(r=2))
     monkeypatch.setattr(type(qwen25.family), "separate_modalities", False)
     with pytest.raises(ValueError, match="fused"):

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.sequences import sequence_state
 from mosear.data.sample import OmniBatch
-from mosear.experts import sequence_state
+from mosear.experts import gate_weights
+from mosear.experts.export.to_lora import FITS, RIDGE, Fit, Observation, freeze_experts, observed
 from mosear.experts.layer import MoSELinear
-from mosear.experts.to_lora import FITS, RIDGE, Fit, Observation, freeze_experts, observed
 from mosear.roles import TokenRole
 from tests.helpers.mose_models import adapted, real, states
 from tests.helpers.omni_samples import MIXED, fresh, make_batch
@@ -31,7 +32,7 @@ NAME = "model.language_model.layers.1.self_attn.v_proj"
 def run(backbone: OmniBackbone, batch: OmniBatch) -> tuple[Tensor, Tensor]:
     """Hidden states and the gate's weights ``[layers, B, 3]``."""
     with sequence_state(backbone, roles=batch.roles, prompt_mask=batch.prompt_mask) as state:
-        return states(backbone, batch), state.gate_weights()
+        return states(backbone, batch), gate_weights(state)
 
 
 def as_lora(backbone: OmniBackbone, directory: Path) -> OmniBackbone:
@@ -154,7 +155,7 @@ def one_row(batch: OmniBatch, row: int) -> OmniBatch:
     """One sample of a batch, with the padding that the batch gave it."""
     from dataclasses import replace
 
-    from mosear.training.batches import split_media
+    from mosear.data.batches import split_media
 
     keep = slice(row, row + 1)
     names = ("input_ids", "attention_mask", "roles", "transcript", "labels", "prompt_mask")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 def main(overrides: list[str], out: Path) -> None:
     import torch
 
-    from mosear.training.processes import rank
+    from mosear.methods.processes import rank
 
     first = Run([*overrides, "seed=0"], out / "first")
     first.fit()
@@ -55,12 +55,11 @@ class Run:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", overrides=[f"run_dir={directory}", "callbacks=none", "logger=none", *overrides])
         self.parts = build.assemble(cfg)
-        self.network = build.add_adapter(self.parts.backbone, cfg)
-        self.tuner = build.build_tuner(self.parts, self.network, "tuned")
-        self.trainer = self.parts.trainer
+        self.system: Any = self.parts.system
+        self.network, self.trainer = self.system.network, self.parts.trainer
 
     def fit(self, ckpt_path: str | None = None) -> None:
-        self.trainer.fit(self.tuner, datamodule=self.parts.data, ckpt_path=ckpt_path, weights_only=False)
+        self.trainer.fit(self.system, datamodule=self.system.data, ckpt_path=ckpt_path, weights_only=False)
 
     def weights(self) -> dict[str, Any]:
         """The trainable weights, whole."""

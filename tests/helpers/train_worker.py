@@ -33,26 +33,25 @@ def train(overrides: list[str], directory: Path) -> None:
     from hydra import compose, initialize_config_dir
 
     from mosear.callbacks import AdapterCheckpoint
+    from mosear.methods.processes import rank
     from mosear.runtime import assemble as build
-    from mosear.training.processes import rank
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=[f"run_dir={directory}", "callbacks=none", "logger=none", *overrides])
     parts = build.assemble(cfg)
-    network = build.add_adapter(parts.backbone, cfg)
+    system: Any = parts.system
     if cfg.zero_shot:  # an evaluation before and after training: engines come and go
-        with network.disable_adapter():
-            parts.trainer.test(build.build_tuner(parts, network, "zero_shot"), datamodule=parts.data, verbose=False)
-    tuner = build.build_tuner(parts, network, "tuned")
+        with system.untuned():
+            parts.trainer.test(system, datamodule=system.data, verbose=False)
     spy = Spy()
     parts.trainer.callbacks.append(spy)
-    parts.trainer.fit(tuner, datamodule=parts.data)
-    AdapterCheckpoint(str(directory / "adapter"), select="last").save(parts.trainer, tuner)
+    parts.trainer.fit(system, datamodule=system.data)
+    AdapterCheckpoint(str(directory / "adapter"), select="last").save(parts.trainer, system)
     parts.trainer.strategy.barrier()
     if cfg.zero_shot:
-        parts.trainer.test(tuner, datamodule=parts.data, verbose=False)
-        spy.facts["rows"] = {row.id: row.distribution for row in tuner.rows}
-    spy.facts["frozen"] = build.parameter_counts(network, parts.backbone)["frozen"]
+        parts.trainer.test(system, datamodule=system.data, verbose=False)
+        spy.facts["rows"] = {row.id: row.distribution for row in system.rows}
+    spy.facts["frozen"] = system.parameter_counts()["frozen"]
     (directory / f"facts.{rank()}.json").write_text(json.dumps(spy.facts))
 
 

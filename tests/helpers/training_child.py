@@ -16,9 +16,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from mosear.config.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.config.validation import validate
 from mosear.runtime import flows, results  # noqa: F401  (imported once, in the server)
-from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,6 +15,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from mosear.config.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.config.validation import ConfigError, validate
 from mosear.data import prepare
 from mosear.data.clip import Clip
 from mosear.data.manifest import load_manifest, write_manifest
@@ -24,14 +26,12 @@ from mosear.evaluation.aggregate import collect
 from mosear.evaluation.benchmark_metrics import CAMER_PARTS, METRICS, Answers, benchmark_scores
 from mosear.evaluation.import_predictions import main as import_predictions
 from mosear.evaluation.predictions import read_predictions
-from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import ConfigError, validate
 from tests.helpers import source_trees
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PUBLISHED = sorted(
-    path.stem for path in (CONF / "benchmark").glob("*.yaml") if path.stem not in ("manifest", "synthetic")
+    path.stem for path in (CONF / "benchmark").glob("*.yaml") if path.stem not in ("base", "manifest", "synthetic")
 )
 VALENCE = "benchmark.levels={neutral: 0, angry: -2, happy: 3, sad: -2, worried: -1, surprise: 0}"
 
@@ -79,7 +79,7 @@ def test_a_benchmark_agrees_with_its_importer(stem):
     importer = source(cfg.benchmark.name)
     assert sorted(cfg.data.prompt.labels) == sorted(importer.labels)
     text = (CONF / "benchmark" / f"{stem}.yaml").read_text()
-    (command,) = re.findall(r"^# Manifest: python -m mosear.data.prepare (.*)$", text, re.M)
+    (command,) = re.findall(r"^# Manifest: python -m mosear prepare (.*)$", text, re.M)
     made = prepare.parse_arguments(shlex.split(command))
     assert made.name == cfg.benchmark.name and made.split is None
     assert str(made.out).replace("{split}", "test") == cfg.benchmark.manifest
@@ -140,9 +140,9 @@ def test_ca_mer_s_vocabulary_is_the_published_one():
             "meld",
             {},
             ["data=synthetic", "benchmark.manifest=/no/such.parquet"],
-            "Make it with python -m mosear.data.prepare",
+            "Make it with python -m mosear prepare",
         ),
-        ("meld", {}, ["benchmark.manifest=/no/such.parquet"], "(of a benchmark: see python -m mosear.data.prepare)"),
+        ("meld", {}, ["benchmark.manifest=/no/such.parquet"], "(of a benchmark: see python -m mosear prepare)"),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_loads(stem, changes, overrides, expected, tmp_path):

@@ -1,4 +1,4 @@
-"""python -m mosear.steering.calibrate: from real clips to a settings file that eval.py takes."""
+"""python -m mosear calibrate: from real clips to a settings file that eval.py takes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mosear.backbones import load_backbone
+from mosear.commands.calibrate import main
+from mosear.config.validation import ConfigError
 from mosear.data.clip import Clip, ModalityLabels
 from mosear.data.manifest import load_manifest, write_manifest
 from mosear.data.sample import collate
 from mosear.data.synthetic.corpus import ensure_corpus
-from mosear.evaluation.scoring import label_log_probs
-from mosear.evaluation.steering import true_direction
 from mosear.experts import MoSEConfig
-from mosear.runtime import calibration as flow
-from mosear.runtime.calibration import Calibration, calibrate, result_table
-from mosear.runtime.calibration_passes import ClipPasses, PassStore, model_fingerprint
-from mosear.runtime.calibration_stages import Stages, under_name
-from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED
-from mosear.runtime.steering import steering_policy
-from mosear.runtime.validation import ConfigError, validate
+from mosear.inference.scoring import label_log_probs
+from mosear.runtime import calibrate as flow
+from mosear.runtime.calibrate import Calibration, calibrate, result_table
+from mosear.runtime.checks import check_evaluation
+from mosear.runtime.run import Run
 from mosear.steering import AttentionReallocation, Chase, Policies, Policy, Reliability, steer
-from mosear.steering.calibrate import main
-from mosear.steering.search import Board
+from mosear.steering.calibration.passes import ClipPasses, PassStore, model_fingerprint
+from mosear.steering.calibration.search import Board
+from mosear.steering.calibration.stages import Stages, under_name
+from mosear.steering.configured import steering_policy
 from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+from mosear.steering.telemetry import true_direction
 
 ROOT = Path(__file__).parents[2]
 CPU = ("data.num_workers=0", "data.prepare=null")
@@ -87,11 +88,11 @@ def test_the_file_says_what_was_done_and_eval_takes_it(asked: Calibration, data_
     assert effects == sorted(effects, reverse=True)
     assert not asked.work.exists() and list(asked.out.parent.iterdir()) == [asked.out]
     cfg = eval_config(data_dir, "steering=chase", f"steering.settings={asked.out}")
-    validate(cfg, rules=EVAL_RULES, allowed_keys=EVAL_KEYS, supplied=SUPPLIED)
+    check_evaluation(cfg)
     assert steering_policy(cfg) == found.policy
     foreign = eval_config(data_dir, "steering=chase", f"steering.settings={asked.out}", "backbone=tiny_omni_balanced")
     with pytest.raises(ConfigError, match="calibrated on 'tiny-omni', not on 'tiny-omni-balanced'"):
-        validate(foreign, rules=EVAL_RULES, allowed_keys=EVAL_KEYS, supplied=SUPPLIED)
+        check_evaluation(foreign)
 
 
 def test_an_interrupted_call_goes_on_where_it_was(asked: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +245,11 @@ def passes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cfg = eval_config(data_dir, *CPU, f"data.root={data_dir / 'synthetic'}")
     from mosear.runtime.calibration_clips import chosen_clips, read_clips, validation_data
 
-    data = validation_data(cfg, backbone, chosen_clips(cfg, manifest, None), 4)
+    run = Run(cfg)
+    data = validation_data(run, backbone, chosen_clips(run, manifest, None), 4)
     read = read_clips(backbone, backbone.model, data)
     store = PassStore(tmp_path_factory.mktemp("store"), "f")
-    yield ClipPasses(backbone, read.samples, read.tuner.trie, data.builder.pad_id, store, batch_size=4)
+    yield ClipPasses(backbone, read.samples, read.trie, data.builder.pad_id, store, batch_size=4)
 
 
 R = Reliability(transcript_weight=1.0, audio_temperature=2.0)

@@ -13,9 +13,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from eval import adapter_as_path
-from mosear.runtime.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import ConfigError, validate
+from mosear.config.adapter_options import offer_adapters
+from mosear.config.validation import ConfigError
+from mosear.runtime.checks import check_evaluation, check_training
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -51,8 +51,7 @@ def composed(name: str, *overrides: str, run_dir: str = "/tmp/run") -> DictConfi
 
 
 def check(name: str, *overrides: str) -> None:
-    keys, rules = (TRAIN_KEYS, TRAIN_RULES) if name == "train" else (EVAL_KEYS, EVAL_RULES)
-    validate(composed(name, *overrides), rules=rules, allowed_keys=keys, supplied=SUPPLIED)
+    (check_training if name == "train" else check_evaluation)(composed(name, *overrides))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -127,12 +126,12 @@ def test_public_keys_are_the_golden_list():
         (["steering=chase", "steering.settings=/no/such.json"], "/no/such.json cannot be read"),
         (["steering=chase", "+steering.changes.chase.target=oracle"], "is for a file in steering.settings"),
         (["data.on_bad_media=ignore"], "on_bad_media"),
-        (["mixing.rate=1.0"], "share of the batch"),
+        (["method=conflict_mixing", "method.rate=1.0"], "share of the batch"),
         (["data.prompt.strategy=cot"], "strategy='cot' must be one of minimal, acoustic, stepwise"),
         (["data.prompt.strategy=stepwise", "answering.method=generate"], "data.prompt.strategy"),
         (["data.prompt.answer_format=json"], "must be generated and parsed"),
-        (["mixing.rate=0.5", "data.batch_size=1"], "recombines two clips"),
-        (["mixing.rate=0.5", "backbone.attn_implementation=eager"], "boolean attention masks"),
+        (["method=conflict_mixing", "data.batch_size=1"], "recombines two clips"),
+        (["method=conflict_mixing", "backbone.attn_implementation=eager"], "boolean attention masks"),
     ],
 )
 def test_mistake_is_named_with_a_remedy(overrides, expected):
@@ -142,7 +141,7 @@ def test_mistake_is_named_with_a_remedy(overrides, expected):
             "train", overrides=["run_dir=/tmp/run", *(f"+{o}" if o == "adapter.rr=4" else o for o in overrides)]
         )
     with pytest.raises(ConfigError, match=re.escape(expected)):
-        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+        check_training(cfg)
 
 
 def test_reasoning_prompts_are_for_generated_answers():
@@ -153,8 +152,8 @@ def test_reasoning_prompts_are_for_generated_answers():
 
 
 def test_steering_defaults_are_those_of_the_classes():
-    from mosear.runtime.steering import steering_policy
     from mosear.steering import AttentionReallocation, Chase, Policies
+    from mosear.steering.configured import steering_policy
 
     expected = {
         "none": None,
@@ -168,8 +167,8 @@ def test_steering_defaults_are_those_of_the_classes():
 
 
 def test_a_calibration_file_replaces_the_values(tmp_path):
-    from mosear.runtime.steering import steering_policy
     from mosear.steering import Chase, Reliability
+    from mosear.steering.configured import steering_policy
     from mosear.steering.settings import SteeringSettings
 
     policy = Chase(strength=7.0, heads=((0, 1),), reliability=Reliability(audio_prior=-0.5))
@@ -214,7 +213,7 @@ def test_all_mistakes_come_at_once():
         "train", "tuning.learning_rate=-1", "+adapter.rr=4", "resume=/no/such.ckpt", "answering.method=guess"
     )
     with pytest.raises(ConfigError) as error:
-        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+        check_training(cfg)
     for part in ("learning_rate", "adapter.rr", "/no/such.ckpt", "guess"):
         assert part in str(error.value)
 
@@ -234,19 +233,23 @@ def test_help_explains_groups_without_torch(script):
 
 
 @pytest.mark.parametrize(
-    ("argument", "expected"),
+    ("arguments", "expected"),
     [
-        ("adapter=runs/a/adapter", "adapter_path='runs/a/adapter'"),
-        ("adapter=runs/a/adapter,runs/b/adapter", "adapter_path='runs/a/adapter','runs/b/adapter'"),
-        ("adapter=mosear,lora", "adapter=mosear,lora"),
-        ("seed=1,2", "seed=1,2"),
+        (["adapter=runs/a/adapter"], {"adapter=runs/a/adapter": "runs/a/adapter"}),
+        (["adapter=/runs/a/adapter"], {"adapter=/runs/a/adapter": "/runs/a/adapter"}),
+        (
+            ["-m", "adapter=runs/a/adapter,runs/b/adapter"],
+            {"adapter=runs/a/adapter": "runs/a/adapter", "adapter=runs/b/adapter": "runs/b/adapter"},
+        ),
+        (["adapter='runs/seed=1,rank=4'"], {"adapter='runs/seed=1,rank=4'": "runs/seed=1,rank=4"}),
+        (["adapter=mose", "seed=1,2"], {"adapter=mose": None}),
     ],
 )
-def test_adapter_of_an_evaluation_is_a_path_or_several(argument, expected):
-    assert adapter_as_path([argument]) == [expected]
-
-
-def test_a_directory_with_a_comma_is_one_directory(tmp_path):
-    directory = tmp_path / "seed=1,rank=4"
-    directory.mkdir()
-    assert adapter_as_path([f"adapter={directory}"]) == [f"adapter_path='{directory}'"]
+def test_adapter_of_an_evaluation_is_a_directory_or_several(
+    arguments: list[str], expected: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "seed=1,rank=4").mkdir(parents=True)  # one directory
+    offer_adapters(arguments)
+    for override, path in expected.items():
+        assert composed("eval", override).adapter_path == path

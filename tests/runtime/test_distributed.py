@@ -53,7 +53,7 @@ def recipe(data_dir: Path, *overrides: str, trainer: str = "cpu", size: int = 4)
         "data.cache_dir=null",
         "data.eval_batch_size=4",
         "data.budget.num_frames=4",
-        "mixing.scale_clips=8",
+        "method.scale_clips=8",
         "zero_shot=false",
         "trainer.max_steps=3",
         "trainer.limit_val_batches=0",
@@ -103,7 +103,7 @@ GLOBAL_GATE = [
     "adapter.experts_per_group=2",
     "adapter.load_balance_weight=0.1",
 ]
-EXTRAS = ["+experiment=mosear", "mixing.rate=0.6", "mixing.weak_modality_weight=1.0", "mixing.hard_sample_weight=1.0"]
+EXTRAS = ["+experiment=mosear", "method.rate=0.6", "method.weak_modality_weight=1.0", "method.hard_sample_weight=1.0"]
 
 
 @pytest.mark.slow
@@ -115,9 +115,9 @@ def test_regularisers_weights_and_dropped_modalities_are_those_of_the_global_bat
     variants = {
         "lora": ["+experiment=lora"],
         "gate": GLOBAL_GATE,
-        "gate_mixed": [*GLOBAL_GATE, "mixing.rate=0.3"],
+        "gate_mixed": [*GLOBAL_GATE, "method.rate=0.3"],
         "extras": EXTRAS,
-        "adapted": ["+experiment=mosear", "mixing.teacher=adapted", "mixing.transcript=any"],
+        "adapted": ["+experiment=mosear", "method.teacher=adapted", "method.transcript=any"],
         "dropped": ["+experiment=mosear_plain", "adapter.modality_dropout=0.6"],
     }
     assert largest_distance(data_dir, tmp_path, ("ddp", "zero1"), **variants) < FP32

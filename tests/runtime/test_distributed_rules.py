@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from mosear.runtime import distributed
-from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import ConfigError, validate
+from mosear import torchrun
+from mosear.config.validation import ConfigError
+from mosear.runtime.checks import check_training
 
 ROOT = Path(__file__).parents[2]
 CPU = ["trainer.accelerator=cpu", "trainer.devices=2"]
@@ -22,7 +22,7 @@ CPU = ["trainer.accelerator=cpu", "trainer.devices=2"]
 def check(*overrides: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=["run_dir=/tmp/run", *overrides])
-    validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    check_training(cfg)
 
 
 def without_gpu() -> bool:
@@ -66,7 +66,14 @@ def test_devices_and_processes_must_agree(
 def test_what_fits_passes(trainer: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     nodes = ["trainer.num_nodes=2", "trainer.accumulate_grad_batches=2"]
-    check(f"trainer={trainer}", *CPU, *nodes, f"trainer.precision={precision}", "data.batch_size=1", "mixing.rate=0.5")
+    check(
+        f"trainer={trainer}",
+        *CPU,
+        *nodes,
+        f"trainer.precision={precision}",
+        "data.batch_size=1",
+        "method=conflict_mixing",
+    )
 
 
 @pytest.mark.parametrize("trainer", ["ddp", "zero1", "zero2"])
@@ -89,16 +96,16 @@ def test_trainers_differ_in_the_strategy_alone() -> None:
 
 def test_a_process_on_its_own_needs_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    distributed.launch_store.cache_clear()
-    assert distributed.launch_store() is None and distributed.log_name() == "run.log"
-    with distributed.in_turn("work"):
+    torchrun.launch_store.cache_clear()
+    assert torchrun.launch_store() is None and torchrun.log_name() == "run.log"
+    with torchrun.in_turn("work"):
         pass
-    assert distributed.started("%Y") == distributed.started("%Y")
+    assert torchrun.started("%Y") == torchrun.started("%Y")
 
 
 WORKER = """
 import os, pathlib, sys, time
-from mosear.runtime.distributed import in_turn, launched_rank, log_name, start_time
+from mosear.torchrun import in_turn, launched_rank, log_name, start_time
 out = pathlib.Path(sys.argv[1])
 time.sleep(0.3 * launched_rank())
 with in_turn("work"):
@@ -115,7 +122,7 @@ RESTARTED = """
 import os, pathlib, signal, sys
 from datetime import timedelta
 import torch
-from mosear.runtime.distributed import launched_rank, store_of_this_start
+from mosear.torchrun import launched_rank, store_of_this_start
 out, rank = pathlib.Path(sys.argv[1]), launched_rank()
 torch.distributed.init_process_group(
     "gloo", store=store_of_this_start(timedelta(seconds=60)), rank=rank, world_size=2, timeout=timedelta(seconds=60)

@@ -1,4 +1,4 @@
-"""python -m mosear.experts.export: a run's MoSE adapter becomes a LoRA, scored on real clips of the run."""
+"""python -m mosear export: a run's MoSE adapter becomes a LoRA, scored on real clips of the run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from mosear.backbones import load_backbone
+from mosear.commands.export import main
 from mosear.data.manifest import load_manifest, write_manifest
 from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.predictions import PredictionRow
 from mosear.experts import MoSEConfig
-from mosear.experts.export import main
-from mosear.experts.to_lora import FITS
-from mosear.runtime.export_lora import SYSTEMS, Export, compared, export_lora, replaced
+from mosear.experts.export.to_lora import FITS
+from mosear.runtime.export import SYSTEMS, Export, compared, export_lora, replaced
 from mosear.runtime.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def export_json(directory: Path) -> dict[str, Any]:
 
 def test_command(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    command = [sys.executable, "-m", "mosear.experts.export", str(run_dir / "adapter"), "--to", "lora"]
+    command = [sys.executable, "-m", "mosear", "export", str(run_dir / "adapter"), "--to", "lora"]
     done = subprocess.run(
         [*command, "--device", "cpu"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
     )
@@ -113,8 +113,8 @@ def test_accuracies_are_those_that_predict_finds(exported: dict[str, Any], run_d
     manifest = load_manifest(data_dir / "synthetic" / "val.parquet")
     systems = {
         "base": Predictor.bare(),
-        "mose": Predictor.from_adapter(run_dir / "adapter"),
-        "lora": Predictor.from_adapter(run_dir / "lora"),
+        "mose": Predictor.from_run(run_dir / "adapter"),
+        "lora": Predictor.from_run(run_dir / "lora"),
     }
     answers: dict[str, list[str]] = {name: [] for name in systems}
     for clip in manifest:

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 
 from mosear.callbacks.checkpoint_files import COMPLETE, complete, read_note
 from mosear.callbacks.preemption import REQUEUE
-from mosear.runtime.distributed import register_resolvers
-from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import ConfigError, validate
+from mosear.config.validation import ConfigError
+from mosear.runtime.checks import check_training
+from mosear.torchrun import register_resolvers
 from tests.helpers.corpus import rendered_corpus
 from tests.helpers.training_child import ROOT, TrainingRuns, interruption, random_interruption
 
@@ -33,7 +33,7 @@ RECIPE = [
     "trainer.max_epochs=2",
     "trainer.check_val_every_n_epoch=1",
     "trainer.log_every_n_steps=1",
-    "mixing.scale_clips=8",
+    "method.scale_clips=8",
     "keep_adapter=best",
     "zero_shot=false",
     "answering.readings=false",
@@ -135,7 +135,7 @@ def test_killed_twenty_times_at_random_moments(start, reference, tmp_path):
         ["+trainer.val_check_interval=2", "callbacks.checkpoint.every_n_steps=1"],  # validation inside epochs
         ["trainer.accumulate_grad_batches=3", "callbacks.checkpoint.every_n_steps=1"],
         ["trainer.max_epochs=-1", "trainer.max_steps=7"],
-        ["data.num_workers=2", "trainer.limit_train_batches=3", "mixing.teacher=adapted"],
+        ["data.num_workers=2", "trainer.limit_train_batches=3", "method.teacher=adapted"],
     ],
     ids=["val_check_interval", "accumulation", "max_steps", "workers"],
 )
@@ -186,7 +186,7 @@ def problems(data_dir: Path, run_dir: Path, *overrides: str) -> str:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=common)
     try:
-        validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+        check_training(cfg)
     except ConfigError as error:
         return " ".join(str(error).split())
     return ""

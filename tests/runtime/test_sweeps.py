@@ -14,9 +14,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mosear.data.synthetic.corpus import ensure_corpus
-from mosear.runtime.distributed import register_resolvers
-from mosear.runtime.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.runtime.validation import validate
+from mosear.runtime.checks import check_training
+from mosear.torchrun import register_resolvers
 from tests.helpers.wandb_offline import offline_runs
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +96,7 @@ def test_every_value_is_an_override_that_validates(path, side, agent, tmp_path):
     assert cfg.hydra.run.dir == f"outputs/sweeps/{command['run_id']}"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=[f"run_dir={tmp_path}", *overrides])
-    validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    check_training(cfg)
     for name, entry in command["args"].items():
         node: Any = cfg
         for part in name.split("."):

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from mosear.evaluation import fusion
+from mosear.inference.distributions import jensen_shannon
 from mosear.roles import TokenRole
 from mosear.steering import AttentionReallocation, Chase, Policies, Reliability, ReliabilityEstimate
 from mosear.steering.policies.base import AttentionView
-from mosear.steering.policies.reliability import jensen_shannon
 from mosear.steering.rows import Keys
 from tests.helpers.eager_steering import add_to_logits, reallocate
 
@@ -32,13 +32,14 @@ def random_readings(batch: int = 8, labels: int = 6, sharpness: float = 2.0) -> 
 # -- conflict ------------------------------------------------------------------------------------------------------
 
 
-def test_jensen_shannon_equals_that_of_the_evaluation() -> None:
+def test_jensen_shannon_in_single_precision() -> None:
     found = random_readings(50, sharpness=5.0)
     p, q = found["audio"], found["visual"]
     p[0], q[0] = torch.eye(6)[0], torch.eye(6)[1]
     p[1], q[1] = torch.eye(6)[2], torch.eye(6)[2]
     p[2] = NAN
-    expected = fusion.jensen_shannon(p.numpy(), q.numpy())
+    expected = jensenshannon(p.double().numpy(), q.double().numpy(), base=2, axis=1) ** 2
+    assert np.isnan(expected[2]) and not np.isnan(np.delete(expected, 2)).any()
     np.testing.assert_allclose(jensen_shannon(p, q).numpy(), expected, rtol=1e-5, atol=1e-6)
     assert jensen_shannon(p, q)[0] == 1 and jensen_shannon(p, q)[1] == 0
 
@@ -100,7 +101,7 @@ def test_the_more_reliable_modality_is_the_target() -> None:
             "visual": reading(unsure, sure, sure, sure, [NAN] * 3),
         }
     )
-    conflict = float(fusion.jensen_shannon(sure, unsure))
+    conflict = float(jensenshannon(sure, unsure, base=2) ** 2)
     assert decision.target.tolist() == [AUDIO, VISUAL, -1, -1, -1]
     torch.testing.assert_close(decision.conflict, torch.tensor([conflict, conflict, 0.0, NAN, NAN]), equal_nan=True)
     high, low = 4 * conflict, -conflict

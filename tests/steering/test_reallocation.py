@@ -62,7 +62,7 @@ def test_who_loses_and_who_gains(distribution: str, portion: float) -> None:
     torch.testing.assert_close(edited.sum(-1), probabilities.sum(-1), rtol=0, atol=1e-6)
     lost = ((probabilities - edited) * audio).sum(-1)[flagged]
     torch.testing.assert_close(lost, portion * (probabilities * audio).sum(-1)[flagged], rtol=1e-5, atol=1e-6)
-    assert edited[~audio & ~visual].equal(probabilities[~audio & ~visual]), "bitwise: nobody but video gains"
+    assert edited[~audio & ~visual].equal(probabilities[~audio & ~visual]), "bitwise: only video gains"
     assert (edited[visual] >= probabilities[visual]).all()
     assert edited[~flagged].equal(probabilities[~flagged])
 

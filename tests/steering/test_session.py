@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.labels import LabelTrie
-from mosear.experts import sequence_state
+from mosear.backbones.sequences import sequence_state
 from mosear.steering import AttentionReallocation, Chase, Policies, SteeringSession, steer
 from mosear.steering.attention import NAME
 from tests.helpers.mose_models import adapted, states

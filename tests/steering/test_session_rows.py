@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.labels import LabelTrie
+from mosear.backbones.sequences import sequence_state
 from mosear.data.prompt import Prompt
 from mosear.data.sample import OmniBatch
-from mosear.evaluation.scoring import LabelTrie, label_log_probs
-from mosear.experts import sequence_state
+from mosear.inference.scoring import label_log_probs
 from mosear.roles import TokenRole
 from mosear.steering import AttentionReallocation, Chase, Policies, Policy, steer
 from tests.helpers.eager_steering import RowEdit, add_to_logits, eager_steering, reallocate, unchanged
@@ -147,7 +148,7 @@ def test_audio_inside_the_video_span(plain: OmniBackbone) -> None:
         assert_same(described_states(plain, batch), expected, batch)
 
 
-def test_roles_come_from_the_input_ids_where_nobody_gives_them(plain: OmniBackbone) -> None:
+def test_roles_come_from_the_input_ids_where_none_are_given(plain: OmniBackbone) -> None:
     batch = make_batch(plain)
     with torch.no_grad(), steer(plain.model, AttentionReallocation(threshold=0.0)):
         logits = plain.model(**batch.model_inputs()).logits[:, -1]
@@ -234,7 +235,7 @@ def test_statistics_by_hand(plain: OmniBackbone) -> None:
     assert session.stats.rows.sum() == 0 and session.stats.before.isnan().all()
 
 
-def test_statistics_cover_answers_but_not_readings(plain: OmniBackbone) -> None:
+def test_statistics_cover_answers_but_not_unimodal_predictions(plain: OmniBackbone) -> None:
     batch = make_batch(plain, prompt=Prompt(labels=LABELS))
     trie = LabelTrie.of(LABELS, plain.processor.tokenizer)
     with torch.no_grad(), steer(plain, AttentionReallocation(threshold=0.3)) as session:

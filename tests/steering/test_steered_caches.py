@@ -9,12 +9,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.labels import LabelTrie
 from mosear.backbones.masks import causal_mask
+from mosear.backbones.sequences import sequence_state
 from mosear.data.prompt import Prompt
 from mosear.data.sample import IGNORE, OmniBatch, collate
-from mosear.evaluation.generation import generate_ids
-from mosear.evaluation.scoring import LabelTrie, label_log_probs, unimodal_distributions
-from mosear.experts import sequence_state
+from mosear.inference import generation
+from mosear.inference.scoring import label_log_probs
+from mosear.inference.unimodal import predictions_alone
 from mosear.steering import AttentionReallocation, Chase, Policies, Policy, steer
 from tests.helpers.mose_models import adapted, states
 from tests.helpers.omni_samples import MIXED, fresh, make_batch, make_sample
@@ -191,13 +193,13 @@ def test_label_scores_equal_one_full_pass_per_label(own: OmniBackbone, hide: tup
 
 
 @torch.no_grad()
-def test_readings_of_single_modalities_are_not_changed(backbone: OmniBackbone) -> None:
+def test_unimodal_predictions_are_not_changed(backbone: OmniBackbone) -> None:
     own = with_adapter(backbone, "none")
     batch, trie = make_batch(own, prompt=PROMPT), LabelTrie.of(LABELS, own.processor.tokenizer)
-    expected = unimodal_distributions(own, batch, trie)
+    expected = predictions_alone(own, batch, trie)
     for policy in POLICIES.values():
         with steer(own, policy, LABELS):
-            found = unimodal_distributions(own, batch, trie)
+            found = predictions_alone(own, batch, trie)
         for name, reading in expected.items():
             torch.testing.assert_close(found[name], reading, rtol=1e-5, atol=1e-6, equal_nan=True)
 
@@ -241,5 +243,5 @@ def test_generate_of_transformers(own: OmniBackbone, beams: int, stated: bool) -
                 assert together[seed, : len(alone)].equal(alone[: together.shape[1]])
             if beams == 1 and stated:
                 ids = {"end_id": own.processor.tokenizer.eos_token_id, "pad_id": own.processor.tokenizer.pad_token_id}
-                assert generate_ids(own, batch, max_new_tokens=4, **ids).equal(together)
+                assert generation.generate(own, batch, max_new_tokens=4, **ids).ids.equal(together)
         assert not together.equal(unsteered) or name != "ar"

@@ -13,10 +13,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from mosear.backbones.backbone import OmniBackbone
-
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm")
-SCOPES = {"decoder, forward": (OmniBackbone, "hidden_states"), "backward": (torch.Tensor, "backward")}
+FORWARD, BACKWARD = "decoder, forward", "backward"
 
 
 def kind(name: str, shapes: Iterable[Iterable[int]], rank: int) -> str:
@@ -40,7 +38,7 @@ def sums(events: Iterable[Any], rank: int) -> Counter[str]:
     for event in events:
         above, scope = event, "rest of the step"
         while above is not None:
-            scope, above = above.name if above.name in SCOPES else scope, above.cpu_parent
+            scope, above = above.name if above.name in (FORWARD, BACKWARD) else scope, above.cpu_parent
         found[f"{scope}: {kind(event.name, event.input_shapes or (), rank)}"] += event.self_cpu_time_total / 1e6
     return found
 
@@ -64,7 +62,8 @@ class Operators(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything that is named exists now."""
-        for scope, (owner, name) in SCOPES.items():
+        decoder = type(pl_module.backbone.language_model)
+        for owner, name, scope in ((decoder, "__call__", FORWARD), (torch.Tensor, "backward", BACKWARD)):
             setattr(owner, name, named(getattr(owner, name), scope))
 
     def on_train_batch_end(

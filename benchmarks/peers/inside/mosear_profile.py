@@ -19,7 +19,7 @@ from mosear.backbones.backbone import OmniBackbone
 from mosear.data import dataset
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.sample import SampleBuilder
-from mosear.training import module
+from mosear.methods.answer_tuning.loss import AnswerRows
 
 
 class Stopwatch:
@@ -83,7 +83,7 @@ class Profile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything that is timed exists now."""
-        family = type(pl_module.backbone.family)
+        family, decoder = (type(own) for own in (pl_module.backbone.family, pl_module.backbone.language_model))
         for owner, name, part in (
             (dataset, "decode", "decode"),
             (MediaProcessor, "_video_input", "video processor"),
@@ -93,8 +93,9 @@ class Profile(Callback):
             (family, "encode_video", "visual tower"),
             (family, "encode_audio", "audio tower"),
             (OmniBackbone, "embed", "embedding"),
-            (OmniBackbone, "hidden_states", "decoder, forward"),
-            (module, "answer_loss", "head and loss"),
+            (decoder, "__call__", "decoder, forward"),
+            (AnswerRows, "of", "head and loss"),
+            (AnswerRows, "loss", "head and loss"),
             (torch.Tensor, "backward", "backward"),
             (trainer.optimizers[0], "step", "optimiser"),
             (torch.nn.utils, "clip_grad_norm_", "clipping"),

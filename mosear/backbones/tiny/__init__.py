@@ -2,7 +2,7 @@
 
 ``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (the disease that mosear cures);
 ``tiny-omni-beta4`` is another model with a worse case of it, ``tiny-omni-balanced`` the healthy control. All were
-trained by ``python -m mosear.training.base.pretrain``.
+trained by ``python -m mosear.pretraining.pretrain``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ def embedded_path(name: str) -> Path:
     if not (path / "model.safetensors").is_file():
         raise ValueError(
             f"The embedded backbone {name!r} has no weights at {path}. Reinstall mosear, or train it with "
-            f"`python -m mosear.training.base.pretrain --out {path}`."
+            f"`python -m mosear.pretraining.pretrain --out {path}`."
         )
     return path

@@ -1,6 +1,6 @@
 """An on-disk cache of what the frozen encoders put out, so that later epochs decode no video.
 
-``FeatureCache`` stores and finds entries; ``python -m mosear.data.cache`` fills it ahead of a run.
+``FeatureCache`` stores and finds entries; ``python -m mosear cache`` fills it ahead of a run.
 """
 
 from typing import TYPE_CHECKING, Any

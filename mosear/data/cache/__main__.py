@@ -1,6 +1,6 @@
 """Fills the cache of encoder outputs, so that a run decodes no video at all.
 
-python -m mosear.data.cache --backbone tiny-omni --manifest train.parquet val.parquet --dir data/cache
+python -m mosear cache --backbone tiny-omni --manifest train.parquet val.parquet --dir data/cache
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BAD_CLIPS_SHOWN = 50
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear.data.cache",
+        prog="python -m mosear cache",
         description="Decode and encode the clips of manifests ahead of a run. Entries that exist are skipped, so an "
         "interrupted build goes on where it stopped.",
         epilog="A run finds the entries if backbone, dtype, kind of device, --max-pixels (data.max_pixels) and the "

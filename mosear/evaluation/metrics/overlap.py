@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mosear.evaluation.judge import Judge
-from mosear.evaluation.parsing import parse_list
+from mosear.inference.parsing import parse_list
 
 _LOG = logging.getLogger(__name__)
 

@@ -89,7 +89,7 @@ def matched_sets(
         raise ValueError(f"y_true has {len(y_true)} entries but y_pred has {len(y_pred)}; pass one answer per clip.")
     for words in (*y_true, *y_pred):
         if isinstance(words, str):
-            raise ValueError(f"{words!r} is one string; pass a list of words (mosear.evaluation.parsing.parse_words).")
+            raise ValueError(f"{words!r} is one string; pass a list of words (mosear.inference.parsing.parse_words).")
 
     def matched(words: Iterable[str]) -> set[str]:
         found = words if match is None else (match(word) for word in words)

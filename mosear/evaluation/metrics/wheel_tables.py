@@ -24,7 +24,7 @@ from typing import Any
 
 from mosear.evaluation.metrics.sets import tidy
 from mosear.evaluation.metrics.wheel import EmotionWheels, Level
-from mosear.evaluation.parsing import parse_list
+from mosear.inference.parsing import parse_list
 
 _LOG = logging.getLogger(__name__)
 BASIC_LABELS = (

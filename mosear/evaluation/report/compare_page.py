@@ -18,8 +18,8 @@ from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare_runs import Benchmark, System
 from mosear.evaluation.compare_scores import Difference, calibration_error, confidences, reliability
 from mosear.evaluation.report import svg
+from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.contribution import contribution_section
-from mosear.evaluation.report.steering import steering_section
 from mosear.evaluation.report.text import in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP
 from mosear.files import written_atomically

@@ -66,6 +66,21 @@ class Example:
         raise ValueError(f"the image of example {self.id!r} is neither PNG nor JPEG (starts with {self.image[:8]!r}).")
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table for loggers that show tables.
+
+    Attributes:
+        name: where it stands, such as ``gate/test``.
+        columns: headings.
+        rows: numbers and short texts.
+    """
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
     """An extra chart, such as a loss curve.

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mosear.evaluation.contribution import COLLAPSED, MODALITIES, NOT_COLLAPSED, UNDECIDED
+from mosear.evaluation.contribution import COLLAPSED, NOT_COLLAPSED, UNDECIDED
 from mosear.evaluation.report import svg
+from mosear.roles import SHOWN
 
 NAMES = {"visual": "video", "audio": "audio", "text": "text"}
 WORTH_NAMES = {"accuracy": "accuracy", "log_prob": "log-probability"}
@@ -54,7 +55,7 @@ def _bar(subset: str, name: str, scores: Mapping[str, Any], threshold: float) ->
     css, words = _VERDICTS[scores["verdict"]] if scores["verdict"] else _ABSENT
     shares, interval = scores["shares"], scores["share_interval"]
     moving = math.isfinite(shares["visual"])
-    spoken = ", ".join(f"{NAMES[key]} {100 * shares[key]:.1f} %" for key in MODALITIES) if moving else "nothing moves"
+    spoken = ", ".join(f"{NAMES[key]} {100 * shares[key]:.1f} %" for key in SHOWN) if moving else "nothing moves"
     return {
         "name": name,
         "css": css,
@@ -62,7 +63,7 @@ def _bar(subset: str, name: str, scores: Mapping[str, Any], threshold: float) ->
         "share": shares["visual"] if moving and interval else None,
         "interval": interval if moving else None,
         "plot": svg.share_bar(
-            [(f"m-{key}", shares[key]) for key in MODALITIES] if moving else [],
+            [(f"m-{key}", shares[key]) for key in SHOWN] if moving else [],
             interval if moving else None,
             mark=threshold,
             label=f"{subset}, {name}: {spoken}; {words}",
@@ -75,7 +76,7 @@ def _row(scores: Mapping[str, Any], factor: float, digits: int) -> dict[str, Any
         return f"{factor * value:{sign}.{digits}f}".replace("-", "−")
 
     values = []
-    for key in MODALITIES:
+    for key in SHOWN:
         low, high = scores["interval"][key]
         values.append((number(scores["shapley"][key], "+"), f"[{number(low, '+')}, {number(high, '+')}]"))
     css, words = _VERDICTS[scores["verdict"]] if scores["verdict"] else _ABSENT

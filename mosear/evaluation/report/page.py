@@ -9,10 +9,10 @@ from typing import Any
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import svg
+from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
-from mosear.evaluation.report.steering import steering_section
 from mosear.evaluation.report.text import BASELINE, heading, in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mosear.inference.distributions import jensen_shannon
 from mosear.roles import TokenRole
 from mosear.steering.policies.base import AttentionView, Edit, Policy, outside
-from mosear.steering.policies.reliability import Readings, Reliability, ReliabilityEstimate, jensen_shannon
+from mosear.steering.policies.reliability import Readings, Reliability, ReliabilityEstimate
 
 DETECTORS = ("masked", "heads")
 CONTEXTS = ("alone", "with_transcript")

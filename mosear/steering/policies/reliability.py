@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-CONFIDENCES = ("log_odds", "entropy")
-SMALLEST = 1e-30
-"""Probabilities count as at least this: a saturated reading keeps finite log-odds."""
+from mosear.inference.distributions import log_odds, log_of
+from mosear.inference.unimodal import UnimodalPredictions as Readings
 
-Readings = Mapping[str, Tensor]
-"""Label distributions ``[B, C]`` by modality (``audio``, ``visual``, perhaps ``text``); NaN rows where it is absent."""
+CONFIDENCES = ("log_odds", "entropy")
 
 
 @runtime_checkable
@@ -91,7 +88,7 @@ class Reliability:
     def calibrated(self, readings: Readings) -> dict[str, Tensor]:
         """``softmax(log p / T)`` per modality."""
         return {
-            name: (_log(reading) / getattr(self, f"{name}_temperature")).softmax(-1)
+            name: (log_of(reading) / getattr(self, f"{name}_temperature")).softmax(-1)
             for name, reading in readings.items()
         }
 
@@ -101,39 +98,14 @@ class Reliability:
         for name in ("audio", "visual"):
             score = self._confidence(readings[name]) + getattr(self, f"{name}_prior")
             if self.transcript_weight and "text" in readings:
-                agreement = _log((readings[name] * readings["text"]).sum(-1))
+                agreement = log_of((readings[name] * readings["text"]).sum(-1))
                 # NaN here, but not in the score: a clip without a transcript.
                 score = score + self.transcript_weight * agreement.nan_to_num(nan=0.0)
             found.append(score)
         return torch.stack(found, dim=-1)
 
     def _confidence(self, reading: Tensor) -> Tensor:
-        logs = _log(reading)
+        logs = log_of(reading)
         if self.confidence == "entropy":
             return 1 + (logs.exp() * logs).sum(-1) / math.log(reading.shape[-1])
-        ordered = logs.sort(dim=-1, descending=True).values
-        return ordered[..., 0] - ordered[..., 1:].logsumexp(-1)
-
-
-def _log(probabilities: Tensor) -> Tensor:
-    return probabilities.clamp(min=SMALLEST).log()
-
-
-def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in bits: 0 for equal distributions, 1 for disjoint ones, NaN where one is NaN.
-
-        m = (p + q) / 2,    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2
-
-    Args:
-        p: ``[..., C]``.
-        q: ``[..., C]``.
-
-    Returns:
-        ``[...]`` in [0, 1].
-    """
-    middle = (p + q) / 2
-
-    def kl(distribution: Tensor) -> Tensor:
-        return (distribution * (_log(distribution) - _log(middle))).sum(-1)
-
-    return ((kl(p) + kl(q)) / (2 * math.log(2))).clamp(0, 1)
+        return log_odds(logs)

@@ -1,0 +1,1 @@
+"""Commands of ``python -m mosear NAME`` that stand above all rooms."""

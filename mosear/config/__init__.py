@@ -1,0 +1,1 @@
+"""Checks of configurations: all mistakes at once, before anything is built."""

@@ -1,0 +1,152 @@
+"""Whether a benchmark's manifest, labels and metrics fit together, found before weights load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from mosear.problems import Problem
+
+if TYPE_CHECKING:
+    from mosear.data.clip import Clip
+    from mosear.data.manifest import Manifest
+
+_CLIPS_LOOKED_FOR = 20
+
+
+def metrics_are_known(cfg: DictConfig) -> Iterator[Problem]:
+    """``benchmark.metrics`` names metrics, and those that need numbers find a score for every label."""
+    from mosear.evaluation.benchmark_metrics import METRICS, wrong_levels
+
+    names = cfg.benchmark.get("metrics") or []
+    if not isinstance(names, ListConfig | list):
+        yield Problem("benchmark.metrics", names, "not a list of names", f"Write 'benchmark.metrics=[{names}]'.")
+        return
+    for name in names:
+        if name not in METRICS:
+            yield Problem("benchmark.metrics", name, "no such metric", f"There are {', '.join(METRICS)}.")
+    needing = [name for name in names if name in METRICS and METRICS[name].levels]
+    wrong = wrong_levels(cfg.data.prompt.labels, cfg.benchmark.get("levels") or {})
+    if needing and wrong:
+        yield Problem(
+            "benchmark.levels", cfg.benchmark.get("levels"), f"{', '.join(needing)}: {wrong}",
+            "Say what each label stands for, e.g. 'benchmark.levels={negative: -1.5, neutral: 0, positive: 1.5}'.",
+        )  # fmt: skip
+    for name in names:
+        if name in METRICS and METRICS[name].text and cfg.answering.get("method") != "generate":
+            yield Problem(
+                "benchmark.metrics", name, "reads the words of generated answers, but labels are scored",
+                "Evaluate with answering.method=generate.",
+            )  # fmt: skip
+
+
+def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
+    """The clips have the split, labels, media and columns that the benchmark needs.
+
+    Manifests that nobody asks anything of (no split, no metrics), or that are rendered later, are not opened.
+    """
+    from mosear.data.manifest import ManifestError, load_manifest
+
+    split, path = cfg.benchmark.get("split"), cfg.data.get("test")
+    if (split is None and not cfg.benchmark.get("metrics")) or path is None:
+        return
+    if not Path(path).is_file():
+        if cfg.data.get("prepare") is not None and split is not None:
+            yield Problem(
+                "benchmark.manifest", path, "no such file",
+                "Make it with python -m mosear prepare (docs/benchmarks.md has the commands).",
+            )  # fmt: skip
+        return
+    try:
+        manifest = load_manifest(path, root=cfg.data.get("root"))
+    except ManifestError as error:
+        yield Problem("benchmark.manifest", path, str(error), "Correct the manifest, or make it again.")
+        return
+    clips = list(manifest)
+    yield from _media_is_there(cfg, manifest)
+    strangers = Counter(clip.split for clip in clips if split is not None and clip.split != split)
+    if strangers:
+        listed = ", ".join(f"{count} {name}" for name, count in strangers.items())
+        yield Problem(
+            "benchmark.manifest", path, f"lists {listed} clips beside those of the {split} split",
+            f"Make it with --split {split}, or one manifest per split with {{split}} in --out.",
+        )  # fmt: skip
+    labels = list(cfg.data.prompt.labels)
+    if outside := sorted({clip.label or "(none)" for clip in clips} - set(labels)):
+        yield Problem(
+            "data.prompt.labels", labels, f"the clips have the labels {', '.join(outside)} too",
+            "Ask for all labels of the benchmark, or leave these clips out of the manifest.",
+        )  # fmt: skip
+        return
+    yield from _metrics_find_what_they_read(cfg, clips)
+
+
+def _media_is_there(cfg: DictConfig, manifest: Manifest) -> Iterator[Problem]:
+    """A wrong ``data.root`` makes every clip a bad one; a few files are enough to tell."""
+    paths = [path for clip in islice(manifest, _CLIPS_LOOKED_FOR) for path in manifest.resolve(clip)]
+    files = [path for path in paths if isinstance(path, Path)]
+    if files and not any(file.is_file() for file in files):
+        yield Problem(
+            "data.root", cfg.data.get("root"), f"none of the first media files is there, such as {files[0]}",
+            "Set data.root to the directory that was given to mosear.data.prepare as --root.",
+        )  # fmt: skip
+
+
+def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip]) -> Iterator[Problem]:
+    """Metrics complain about clips, never about answers: so they are tried on clips without any answer."""
+    from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
+    from mosear.evaluation.predictions import PredictionRow
+
+    if next(metrics_are_known(cfg), None) is not None:
+        return
+    rows = [
+        PredictionRow(
+            id=clip.id, subset=clip.subset, label=str(clip.label), prediction=None, unparsed_reason="not asked yet",
+            benchmark=cfg.benchmark.name, model="zero_shot",
+        )
+        for clip in clips
+    ]  # fmt: skip
+    levels: Any = OmegaConf.to_object(cfg.benchmark.levels) if cfg.benchmark.get("levels") else {}
+    assert isinstance(levels, dict)
+    answers = Answers(
+        rows=rows, labels=list(cfg.data.prompt.labels), clips={clip.id: clip for clip in clips}, levels=levels
+    )
+    subsets = {clip.subset for clip in clips}
+    for name in cfg.benchmark.metrics or []:
+        if absent := [subset for subset in METRICS[name].subsets if subset not in subsets]:
+            lacks = f"needs the subsets {', '.join(absent)}; there are {', '.join(sorted(subsets))}"
+            yield Problem(
+                "benchmark.metrics", name, lacks,
+                "Choose a conflict rule that names them (mosear.data.prepare --rule), or leave the metric out.",
+            )  # fmt: skip
+            continue
+        try:
+            benchmark_scores([name], answers)
+        except ValueError as error:
+            yield Problem(
+                "benchmark.metrics", name, str(error), "Add what is missing to the manifest, or leave the metric out."
+            )
+
+
+def corpus_is_needed(cfg: DictConfig) -> Iterator[Problem]:
+    """Recipes for the synthetic corpus render it, also where another benchmark is evaluated."""
+    if cfg.benchmark.get("split") is not None and cfg.data.get("prepare") is not None:
+        yield Problem(
+            "data.prepare", cfg.data.prepare.get("_target_"),
+            f"would render the synthetic corpus, which benchmark={cfg.benchmark.name} does not read",
+            "Add data=test to the command.",
+        )  # fmt: skip
+
+
+def training_has_clips(cfg: DictConfig) -> Iterator[Problem]:
+    """``data=test`` has nothing to train on."""
+    if cfg.data.get("train") is None:
+        yield Problem(
+            "data.train", None, "there are no clips to train on",
+            "Use data=manifest data.train=... data.val=..., or data=synthetic.",
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""MoSE adapters in other formats."""

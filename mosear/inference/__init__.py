@@ -1,0 +1,1 @@
+"""How a model answers: label scores, generated text, and what each modality says alone. One implementation of each."""

@@ -1,0 +1,1 @@
+"""Loggers of a run, and what they get at its end."""

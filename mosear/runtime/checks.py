@@ -1,0 +1,29 @@
+"""What train.py and eval.py check before they build anything: every mistake at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from mosear.config.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
+from mosear.config.validation import validate
+from mosear.problems import Problem
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Raises :class:`mosear.problems.ConfigError` if ``cfg`` cannot be trained."""
+    validate(cfg, rules=(*TRAIN_RULES, resume_fits), allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """Raises :class:`mosear.problems.ConfigError` if ``cfg`` cannot be evaluated."""
+    validate(cfg, rules=EVAL_RULES, allowed_keys=EVAL_KEYS, supplied=SUPPLIED)
+
+
+def resume_fits(cfg: DictConfig) -> Iterator[Problem]:
+    """The checkpoint to resume from, and settings that allow it."""
+    if cfg.resume is not None:
+        from mosear.runtime.resume import resume_is_possible
+
+        yield from resume_is_possible(cfg)

@@ -1,0 +1,128 @@
+"""A finished run, reopened: its config, and from it backbone, adapter, question and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mosear.backbones import load_backbone
+from mosear.data.budget import MediaBudget
+from mosear.data.prompt import Prompt
+from mosear.runtime.adapters import load_adapter
+
+if TYPE_CHECKING:
+    from mosear.backbones.backbone import OmniBackbone
+    from mosear.data.datamodule import ClipDataModule
+    from mosear.data.manifest import Manifest
+
+CONFIG, ADAPTER = "config.yaml", "adapter"
+
+
+class Run:
+    """What a run directory holds about its model.
+
+    Objects are built here, by name; nothing that a ``_target_`` of the config names is imported.
+
+    Args:
+        cfg: of the run.
+        adapter: directory of the trained adapter; ``None`` = the bare backbone.
+    """
+
+    def __init__(self, cfg: DictConfig, adapter: Path | None = None) -> None:
+        self.cfg, self.adapter = cfg, adapter
+
+    @classmethod
+    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Reopen a run.
+
+        Args:
+            path: the run directory, or its ``adapter/``.
+            overrides: of the config, ``KEY=VALUE``.
+
+        Raises:
+            ValueError: if it is no run directory, or has no trained adapter.
+        """
+        path = Path(path)
+        adapter = path / ADAPTER if (path / ADAPTER / "adapter_config.json").is_file() else path
+        if not (adapter / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{path} is not a trained adapter: it has no adapter_config.json. Give RUN, or RUN/adapter."
+            )
+        config = adapter.parent / CONFIG
+        if not config.is_file():
+            raise ValueError(
+                f"{config} is missing: it says which backbone, prompt and budgets {adapter} was trained with."
+            )
+        cfg = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(list(overrides)))
+        assert isinstance(cfg, DictConfig)
+        return cls(cfg, adapter)
+
+    @property
+    def name(self) -> str:
+        """Of the backbone."""
+        return str(self.cfg.backbone.name)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The question and the labels."""
+        return Prompt(**_settings(self.cfg.data.prompt))
+
+    @property
+    def budget(self) -> MediaBudget:
+        """What is decoded of a clip at most."""
+        return MediaBudget(**_settings(self.cfg.data.budget))
+
+    def backbone(self, source: str | None = None, *, device: str | None = None) -> OmniBackbone:
+        """Load the backbone, without the adapter.
+
+        Args:
+            source: where it lies, if not under the run's own name.
+            device: where to load it; ``None`` = as the run did.
+        """
+        options = _settings(self.cfg.backbone)
+        options.update({"name": source or self.name} | ({} if device is None else {"device": device}))
+        loaded = load_backbone(**options)
+        loaded.name = self.name
+        return loaded
+
+    def network(self, backbone: OmniBackbone) -> nn.Module:
+        """The PEFT model around the backbone, or the bare backbone's model."""
+        return backbone.model if self.adapter is None else load_adapter(backbone, self.adapter)
+
+    def data(self, backbone: OmniBackbone, **changes: Any) -> ClipDataModule:
+        """Its clips and their question.
+
+        Args:
+            backbone: shapes the samples.
+            changes: arguments of :class:`ClipDataModule` that win over the run's.
+        """
+        from mosear.data.datamodule import ClipDataModule
+
+        options = _settings(self.cfg.data)
+        options |= {"prompt": self.prompt, "budget": self.budget, "prepare": None, "val_subset": None, **changes}
+        return ClipDataModule(backbone=backbone, **options)
+
+    def prepare_clips(self) -> None:
+        """Render the synthetic corpus if the run's clips are its."""
+        from mosear.data.synthetic.corpus import ensure_corpus
+
+        node = self.cfg.data.get("prepare")
+        if node is None:
+            return
+        ensure_corpus(**_settings(node))
+
+
+def evenly(clips: Manifest, limit: int | None) -> Manifest:
+    """So many clips, evenly spread; all of them without a limit."""
+    count = min(limit or len(clips), len(clips))
+    return clips.select(i * len(clips) // count for i in range(count))
+
+
+def _settings(node: Any) -> dict[str, Any]:
+    """A config node's plain values, without Hydra's keys."""
+    found: Any = OmegaConf.to_container(node, resolve=True)
+    return {name: value for name, value in found.items() if not name.startswith("_")}

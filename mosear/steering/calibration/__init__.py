@@ -1,0 +1,1 @@
+"""Settings of steering policies, searched on validation clips."""

@@ -1,1 +1,0 @@
-"""Tuning of adapters on a frozen backbone."""
