@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mosear.evaluation import bootstrap
-from mosear.evaluation.bootstrap import Interval, Statistic
+from mosear.evaluation.bootstrap import Interval, Resampled, Statistic
 from mosear.evaluation.compare_runs import ZERO_SHOT, Benchmark, System
-from mosear.evaluation.significance import ExactTest, Resampled, exact_test, holm
+from mosear.evaluation.significance import ExactTest, exact_test, holm
 from mosear.evaluation.summary import CONFLICT_MEAN, CONFLICT_SUBSETS, GAP
 
 LEVEL = 0.05
