@@ -17,10 +17,10 @@ from scipy.stats import binomtest
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare import compare
-from mosear.evaluation.compare_clips import Media, choose, clip_records
-from mosear.evaluation.compare_multirun import CompareJobs
-from mosear.evaluation.compare_runs import collect, find_runs
-from mosear.evaluation.compare_scores import (
+from mosear.evaluation.compare.clips import Media, choose, clip_records
+from mosear.evaluation.compare.collect import collect, find_runs
+from mosear.evaluation.compare.multirun import CompareJobs
+from mosear.evaluation.compare.scores import (
     Difference,
     calibration_error,
     choose_reference,
@@ -148,7 +148,7 @@ def test_jobs_are_found_in_their_order_and_may_be_named(tmp_path):
         write_run(tmp_path / "jobs" / str(job), seed=job)
     (tmp_path / "jobs" / "3").mkdir()  # did not finish
     found = find_runs([f"mine={tmp_path / 'jobs'}"])
-    assert [(path.name, name) for path, name in found] == [("1", "mine"), ("2", "mine"), ("10", "mine")]
+    assert [(files.directory.name, name) for files, name in found] == [("1", "mine"), ("2", "mine"), ("10", "mine")]
     assert next(iter(collect(found)[0].systems)) == "mine"
     with pytest.raises(ValueError, match="is not a finished run and holds none"):
         find_runs([tmp_path / "jobs" / "3"])
@@ -179,6 +179,10 @@ def test_the_same_answers_of_the_bare_backbone_count_once_others_are_refused(tmp
     write_run(tmp_path / "b", model="zero_shot")
     (benchmark,) = collect(find_runs([tmp_path]))
     assert len(benchmark.systems["zero-shot"].runs) == 1
+    write_run(tmp_path / "0", model="zero_shot", readings=False)
+    (benchmark,) = collect(find_runs([tmp_path]))
+    assert [run.files.directory.name for run in benchmark.systems["zero-shot"].runs] == ["a"]  # it has readings
+    assert list(benchmark.systems)[1:] == ["zero-shot, late fusion", "zero-shot, late fusion + transcript"]
     write_run(tmp_path / "c", model="zero_shot", accuracy=0.1)
     with pytest.raises(ValueError, match=r"repeats zero-shot on tiny-omni with seed 0 .*NAME=DIRECTORY"):
         collect(find_runs([tmp_path]))
