@@ -65,9 +65,9 @@ def main() -> None:
             runs.append(study.variation(f"{slug(name)}-{seed}", FULL, seed, overrides))
     if args.only_runs:
         return
-    systems = collect(runs)
-    pairs = [(name, FULL) for name in systems if name != FULL]
-    text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+    benchmark = collect(runs)
+    pairs = [(name, FULL) for name in benchmark.systems if name != FULL]
+    text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
     (ROOT / "docs" / "tables" / "ablations.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -26,8 +26,9 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predi
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mosear.evaluation.aggregate import CONFLICT
-from mosear.evaluation.predictions import PredictionRow, read_predictions
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.runs import RunFiles
+from mosear.evaluation.summary import CONFLICT_SUBSETS
 from mosear.inference.distributions import log_odds
 from mosear.inference.late_fusion import late_fusion
 
@@ -75,7 +76,7 @@ def candidate_arbiter(readings: Sequence[np.ndarray], labels: np.ndarray) -> np.
 
 def accuracies(rows: Sequence[PredictionRow], labels: Sequence[str]) -> dict[str, list[float]]:
     """Percent right on video- and audio-aligned clips, and their mean, by arbiter."""
-    rows = [row for row in rows if row.subset in CONFLICT]
+    rows = [row for row in rows if row.subset in CONFLICT_SUBSETS]
     if not rows or rows[0].p_visual is None or rows[0].p_audio is None:
         raise ValueError("These predictions hold no readings of conflict clips: evaluate with answering.readings=true.")
     unknown = [float("nan")] * len(labels)
@@ -83,7 +84,7 @@ def accuracies(rows: Sequence[PredictionRow], labels: Sequence[str]) -> dict[str
         np.array([getattr(row, name) or unknown for row in rows]) for name in ("p_visual", "p_audio", "p_text")
     )
     truth = np.array([labels.index(row.label) for row in rows])
-    face = np.array([row.subset == CONFLICT[0] for row in rows])
+    face = np.array([row.subset == CONFLICT_SUBSETS[0] for row in rows])
     answers = {
         "late fusion": late_fusion(visual, audio),
         "confidence, fitted": confidence_arbiter(visual, audio, face),
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="directories of bare backbones' tests")
     print("| run | arbiter | video-aligned | audio-aligned | conflict mean |\n|---|---|---:|---:|---:|")
     for run in parser.parse_args().runs:
-        for name, values in accuracies(*read_predictions(run / "predictions.parquet")).items():
+        for name, values in accuracies(*RunFiles(run).predictions).items():
             print(f"| {run} | {name} | {' | '.join(f'{value:.1f}' for value in values)} |")
 
 

@@ -137,9 +137,9 @@ def write_tables(study: Study, args: argparse.Namespace) -> None:
         runs = [study.bare(backbone) for backbone in backbones]
         for backbone, recipe, seed in itertools.product(backbones, args.experiments, args.seeds):
             runs.append(study.tuned(backbone, data, recipe, seed))
-        systems = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
-        pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
-        text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+        benchmark = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
+        pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
+        text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
         (tables / f"{name}-{DATA[data]}{study.form}.md").write_text(text, encoding="utf-8")
         print(text)
 

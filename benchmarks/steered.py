@@ -78,7 +78,7 @@ def publish(study: Study, name: str, runs: list[Path], plain: str, policies: lis
     """A table of systems and one of differences."""
     if only_runs:
         return
-    systems = collect(runs, [study.bare(CONTROL)])
+    benchmark = collect(runs, [study.bare(CONTROL)])
     pairs = [(f"{plain} + {policy}", plain) for policy in policies]
     pairs += [
         (f"{plain} + {policy}", f"{plain}, {FUSION}{rule}")
@@ -86,7 +86,7 @@ def publish(study: Study, name: str, runs: list[Path], plain: str, policies: lis
         if policy != "chase_oracle"
         for rule in ("", " + transcript")
     ]
-    text = markdown(table(systems)) + "\n" + markdown(differences(systems, pairs))
+    text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
     target = ROOT / "docs" / "tables" / f"{name}-steered.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")

@@ -10,6 +10,8 @@ mean is
 
     w^T X v / (S N)
 
+Systems that are compared see the same drawn clips: :class:`Resampled`, of which every function here is a use.
+
 A *statistic* turns the per-run means of several subsets into one number per run. It is evaluated run by run, then
 averaged over seeds, then over bases, so that the point estimate equals the average of the numbers in the runs'
 ``metrics.json``.
@@ -28,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mosear.evaluation import metrics
+from mosear.evaluation.significance import bootstrap_p
 
 FloatArray = npt.NDArray[np.float64]
 Correctness = npt.ArrayLike | Mapping[str, npt.ArrayLike]
@@ -95,14 +98,8 @@ def nested_bootstrap(
         seed: see :func:`bootstrap_interval`.
         level: see :func:`bootstrap_interval`.
     """
-    systems = [_as_system(base, values) for base, values in correct.items()]
-    statistic = statistic or _only_subset(systems)
-    rng = np.random.default_rng(seed)
-    replicates = [
-        _over_seeds(statistic(means), _seed_weights(means, n_boot, rng))
-        for means in _resampled_means([systems] if shared_clips else [[system] for system in systems], n_boot, rng)
-    ]
-    return _interval(_point(systems, statistic), np.mean(replicates, axis=0), level)
+    resampled = Resampled({"": correct}, shared_clips=shared_clips, n_boot=n_boot, seed=seed)
+    return resampled.interval("", statistic=statistic, level=level)
 
 
 def paired_difference(
@@ -149,27 +146,109 @@ def nested_paired_difference(
     """
     if set(a) != set(b):
         raise ValueError(f"a and b must have the same bases, got {sorted(a)} and {sorted(b)}.")
-    firsts = [_as_system(base, a[base]) for base in a]
-    seconds = [_as_system(base, b[base]) for base in a]
-    statistic = statistic or _only_subset(firsts)
-    pairs = [[first, second] for first, second in zip(firsts, seconds, strict=True)]
-    rng = np.random.default_rng(seed)
-    groups = [[system for pair in pairs for system in pair]] if shared_clips else pairs
-    resampled = _resampled_means(groups, n_boot, rng)
-    replicates = []
-    for means_a, means_b in zip(resampled[::2], resampled[1::2], strict=True):
-        weights_a = _seed_weights(means_a, n_boot, rng)
-        weights_b = weights_a if pair_seeds else _seed_weights(means_b, n_boot, rng)
-        values_a, values_b = statistic(means_a), statistic(means_b)
-        if pair_seeds and values_a.shape != values_b.shape:
-            raise ValueError(
-                f"pair_seeds needs as many seeds in a as in b, got {values_a.shape[1]} and {values_b.shape[1]}."
-            )
-        replicates.append(_over_seeds(values_a, weights_a) - _over_seeds(values_b, weights_b))
-    return _interval(_point(firsts, statistic) - _point(seconds, statistic), np.mean(replicates, axis=0), level)
+    systems = {"a": a, "b": {base: b[base] for base in a}}
+    resampled = Resampled(systems, shared_clips=shared_clips, pair_seeds=pair_seeds, n_boot=n_boot, seed=seed)
+    tested = resampled.difference("a", "b", statistic=statistic, level=level)
+    assert tested is not None
+    return tested[0]
 
 
-def _as_system(base: str, correct: Correctness) -> dict[str, FloatArray]:
+class Resampled:
+    """Replicates of every system's accuracies under one resampling, so that any two of them can be compared.
+
+    Args:
+        systems: ``{system: {base: [S, N]}}``, or ``{system: {base: {subset: [S, N]}}}``; clip n is the same clip for
+            every system.
+        n_boot: number of replicates.
+        seed: of the resampling.
+        shared_clips: draw the same clips in every base; else every base has clips of its own.
+        pair_seeds: draw the same seeds for all systems of a base; else every system has seeds of its own.
+    """
+
+    def __init__(
+        self,
+        systems: Mapping[str, Mapping[str, Correctness]],
+        *,
+        n_boot: int = 10_000,
+        seed: int = 0,
+        shared_clips: bool = True,
+        pair_seeds: bool = False,
+    ) -> None:
+        if n_boot < 1:
+            raise ValueError(f"n_boot={n_boot} must be at least 1; 10000 resolves p-values down to 0.0002.")
+        rng = np.random.default_rng(seed)
+        self._runs = {
+            (name, base): _as_runs(base, correct) for name, bases in systems.items() for base, correct in bases.items()
+        }
+        self._means: dict[tuple[str, str], dict[str, FloatArray]] = {}
+        for group in [list(self._runs)] if shared_clips else self._by_base():
+            self._means |= zip(group, _drawn_means([self._runs[key] for key in group], n_boot, rng), strict=True)
+        self._weights: dict[tuple[str, str], FloatArray] = {}
+        for group in self._by_base() if pair_seeds else [[key] for key in self._runs]:
+            seeds = [len(next(iter(self._runs[key].values()))) for key in group]
+            if len(set(seeds)) > 1:
+                raise ValueError(f"pair_seeds needs as many seeds in a as in b, got {' and '.join(map(str, seeds))}.")
+            self._weights |= dict.fromkeys(group, _draw_counts(seeds[0], n_boot, rng) / seeds[0])
+
+    def _by_base(self) -> list[list[tuple[str, str]]]:
+        bases = dict.fromkeys(base for _, base in self._runs)
+        return [[key for key in self._runs if key[1] == base] for base in bases]
+
+    def bases(self, name: str) -> list[str]:
+        """The bases of a system."""
+        return [base for system, base in self._runs if system == name]
+
+    def replicates(
+        self, name: str, subsets: Sequence[str] = (), statistic: Statistic | None = None, bases: Sequence[str] = ()
+    ) -> tuple[float, FloatArray]:
+        """A number on the data, and its ``[B]`` replicates.
+
+        Args:
+            name: of the system.
+            subsets: what the number is about; all of them if empty.
+            statistic: see :func:`bootstrap_interval`.
+            bases: average over these; all of the system's if empty.
+        """
+        points, drawn = [], []
+        for key in [(name, base) for base in bases or self.bases(name)]:
+            asked = subsets or tuple(self._runs[key])
+            if statistic is None and len(asked) != 1:
+                raise ValueError(f"several subsets {sorted(asked)} need a statistic that combines their means.")
+            combine: Statistic = statistic or (lambda means: next(iter(means.values())))
+            points.append(combine({subset: self._runs[key][subset].mean(axis=1) for subset in asked}).mean())
+            values = combine({subset: self._means[key][subset] for subset in asked})
+            drawn.append((values * self._weights[key]).sum(axis=1))
+        return float(np.mean(points)), np.mean(drawn, axis=0)
+
+    def interval(
+        self, name: str, subsets: Sequence[str] = (), statistic: Statistic | None = None, *, level: float = 0.95
+    ) -> Interval:
+        """A number with its interval; arguments as in :meth:`replicates` and :func:`bootstrap_interval`."""
+        return _interval(*self.replicates(name, subsets, statistic), level)
+
+    def difference(
+        self,
+        first: str,
+        second: str,
+        subsets: Sequence[str] = (),
+        statistic: Statistic | None = None,
+        *,
+        level: float = 0.95,
+    ) -> tuple[Interval, float] | None:
+        """First minus second on the bases that both have: interval and p-value; ``None`` if they share no base."""
+        shared = [base for base in self.bases(first) if base in self.bases(second)]
+        if not shared:
+            return None
+        (a, drawn_a), (b, drawn_b) = (self.replicates(name, subsets, statistic, shared) for name in (first, second))
+        return _interval(a - b, drawn_a - drawn_b, level), bootstrap_p(drawn_a - drawn_b)
+
+    def per_clip(self, name: str, subset: str, bases: Sequence[str]) -> FloatArray:
+        """``[N]`` correctness per clip: the mean over seeds, then over bases."""
+        means: FloatArray = np.mean([self._runs[name, base][subset].mean(axis=0) for base in bases], axis=0)
+        return means
+
+
+def _as_runs(base: str, correct: Correctness) -> dict[str, FloatArray]:
     """``{subset: [S, N]}`` in float64, checked."""
     where = f" of base {base!r}" if base else ""
     subsets = correct if isinstance(correct, Mapping) else {_ALL: correct}
@@ -185,29 +264,15 @@ def _as_system(base: str, correct: Correctness) -> dict[str, FloatArray]:
     return system
 
 
-def _only_subset(systems: Sequence[Mapping[str, FloatArray]]) -> Statistic:
-    for system in systems:
-        if len(system) != 1:
-            raise ValueError(f"several subsets {sorted(system)} need a statistic that combines their means.")
-    return lambda means: next(iter(means.values()))
-
-
-def _resampled_means(
-    groups: Sequence[Sequence[Mapping[str, FloatArray]]], n_boot: int, rng: np.random.Generator
+def _drawn_means(
+    runs: Sequence[Mapping[str, FloatArray]], n_boot: int, rng: np.random.Generator
 ) -> list[dict[str, FloatArray]]:
-    """Per-run means ``{subset: [B, S]}`` of every system, in order; the systems of a group share the drawn clips."""
-    resampled: list[dict[str, FloatArray]] = []
-    for group in groups:
-        means: list[dict[str, FloatArray]] = [{} for _ in group]
-        clips = [{name: array.shape[1] for name, array in system.items()} for system in group]
-        if any(counts != clips[0] for counts in clips):
-            raise ValueError(f"paired systems need the same subsets and clips, got clip counts {clips}.")
-        for name in group[0]:
-            replicates = _clip_resampling([system[name] for system in group], n_boot, rng)
-            for system_means, values in zip(means, replicates, strict=True):
-                system_means[name] = values
-        resampled.extend(means)
-    return resampled
+    """``{subset: [B, S]}`` means over drawn clips of every ``{subset: [S, N]}``, with one draw for all of them."""
+    clips = [{subset: array.shape[1] for subset, array in system.items()} for system in runs]
+    if any(counts != clips[0] for counts in clips):
+        raise ValueError(f"paired systems need the same subsets and clips, got clip counts {clips}.")
+    drawn = {subset: _clip_resampling([system[subset] for system in runs], n_boot, rng) for subset in runs[0]}
+    return [{subset: means[i] for subset, means in drawn.items()} for i in range(len(runs))]
 
 
 def _clip_resampling(arrays: Sequence[FloatArray], n_boot: int, rng: np.random.Generator) -> list[FloatArray]:
@@ -229,21 +294,6 @@ def _draw_counts(size: int, draws: int, rng: np.random.Generator) -> FloatArray:
     """
     indices = rng.integers(0, size, size=(draws, size)) + np.arange(draws)[:, None] * size
     return np.bincount(indices.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
-
-
-def _seed_weights(means: Mapping[str, FloatArray], n_boot: int, rng: np.random.Generator) -> FloatArray:
-    """``[B, S]`` weights that sum to 1: one draw for all subsets, since a run is evaluated on all of them."""
-    seeds = next(iter(means.values())).shape[1]
-    return _draw_counts(seeds, n_boot, rng) / seeds
-
-
-def _over_seeds(values: FloatArray, weights: FloatArray) -> FloatArray:
-    return (values * weights).sum(axis=1)
-
-
-def _point(systems: Sequence[Mapping[str, FloatArray]], statistic: Statistic) -> float:
-    values = [statistic({name: array.mean(axis=1) for name, array in system.items()}).mean() for system in systems]
-    return float(np.mean(values))
 
 
 def _interval(point: float, replicates: FloatArray, level: float) -> Interval:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONFLICT_SUBSETS = (metrics.VIDEO_ALIGNED, metrics.AUDIO_ALIGNED)
 CONFLICT_MEAN, GAP = "conflict_mean", "gap"
-_STATISTICS = {CONFLICT_MEAN: bootstrap.conflict_mean_statistic, GAP: bootstrap.gap_statistic}
+CONFLICT_STATISTICS = {CONFLICT_MEAN: bootstrap.conflict_mean_statistic, GAP: bootstrap.gap_statistic}
 
 
 def by_subset(rows: Sequence[PredictionRow]) -> dict[str, list[PredictionRow]]:
@@ -95,7 +95,7 @@ def _score(correct: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict
     scored = {name: bootstrap.bootstrap_interval(hits, seed=seed, n_boot=n_boot) for name, hits in correct.items()}
     if all(subset in correct for subset in CONFLICT_SUBSETS):
         conflicts = {subset: correct[subset] for subset in CONFLICT_SUBSETS}
-        for name, statistic in _STATISTICS.items():
+        for name, statistic in CONFLICT_STATISTICS.items():
             scored[name] = bootstrap.bootstrap_interval(conflicts, statistic, seed=seed, n_boot=n_boot)
     return scored
 
@@ -148,7 +148,7 @@ def paired_differences(
     }
     if all(subset in hits for subset in CONFLICT_SUBSETS):
         a, b = ({subset: hits[subset][side] for subset in CONFLICT_SUBSETS} for side in (0, 1))
-        for name, statistic in _STATISTICS.items():
+        for name, statistic in CONFLICT_STATISTICS.items():
             differences[name] = bootstrap.paired_difference(a, b, statistic, seed=seed, n_boot=n_boot)
     return differences
 
@@ -186,7 +186,7 @@ def comparison_table(
         table.add_column(heading, justify="right")
     differences = paired_differences(zero_shot_rows, tuned_rows, n_boot=n_boot)
     for name, difference in differences.items():
-        if name in _STATISTICS:
+        if name in CONFLICT_STATISTICS:
             clips, before, after = "", zero_shot[name], tuned[name]
         else:
             clips = str(tuned["subsets"][name]["n"])

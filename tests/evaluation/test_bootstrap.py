@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -5,6 +6,8 @@ import pytest
 from scipy.stats import norm
 
 from mosear.evaluation.bootstrap import (
+    Interval,
+    Resampled,
     bootstrap_interval,
     conflict_mean_statistic,
     gap_statistic,
@@ -156,11 +159,116 @@ def test_nested_paired_difference_keeps_each_base_with_its_partner(shared):
     assert width(interval) < 0.06
 
 
+def literal_replicates(systems, n_boot, seed):
+    """The definition for several systems: clips drawn once for all of them, seeds within each system and base."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(n_boot):
+        subsets = next(iter(next(iter(systems.values())).values()))
+        clips = {subset: rng.integers(0, array.shape[1], array.shape[1]) for subset, array in subsets.items()}
+        gaps = {}
+        for name, bases in systems.items():
+            own = []
+            for base in bases.values():
+                seeds = rng.integers(0, len(base["video_aligned"]), len(base["video_aligned"]))
+                runs = [{subset: base[subset][run, drawn].mean() for subset, drawn in clips.items()} for run in seeds]
+                own.append(np.mean([abs(run["video_aligned"] - run["audio_aligned"]) for run in runs]))
+            gaps[name] = np.mean(own)
+        values.append(gaps)
+    return values
+
+
+def test_systems_under_one_resampling_agree_with_the_literal_loop():
+    rng = np.random.default_rng(16)
+    luck = {subset: rng.random((1, 80)) for subset in ("video_aligned", "audio_aligned")}
+    skill = itertools.count()
+    systems = {
+        name: {
+            base: {
+                "video_aligned": (luck["video_aligned"] + rng.normal(0, 0.2, (seeds, 80)) < 0.3).astype(float),
+                "audio_aligned": (luck["audio_aligned"] < 0.6 + 0.05 * next(skill)).repeat(seeds, 0).astype(float),
+            }
+            for base, seeds in bases.items()
+        }
+        for name, bases in {"a": {"x": 3, "y": 1}, "b": {"x": 2, "y": 2}}.items()
+    }
+    both = ("video_aligned", "audio_aligned")
+    drawn = Resampled(systems, n_boot=6000)
+    literal = literal_replicates(systems, 6000, seed=1)
+    for name in systems:
+        expected = np.quantile([gaps[name] for gaps in literal], [0.025, 0.975])
+        assert drawn.interval(name, both, gap_statistic)[1:] == pytest.approx(expected, abs=0.01)
+    expected = np.quantile([gaps["a"] - gaps["b"] for gaps in literal], [0.025, 0.975])
+    interval, _ = drawn.difference("a", "b", both, gap_statistic)
+    assert interval[1:] == pytest.approx(expected, abs=0.01)
+
+
+def hits(seed, seeds, clips=150, accuracy=0.6):
+    return (np.random.default_rng(seed).random((seeds, clips)) < accuracy).astype(float)
+
+
+def test_resampling_together_gives_the_intervals_of_the_bootstrap_room():
+    a = {
+        "x": {"video_aligned": hits(1, 3), "audio_aligned": hits(2, 3)},
+        "y": {"video_aligned": hits(3, 2), "audio_aligned": hits(4, 2)},
+    }
+    b = {
+        "x": {"video_aligned": hits(5, 1), "audio_aligned": hits(6, 1)},
+        "y": {"video_aligned": hits(7, 2), "audio_aligned": hits(8, 2)},
+    }
+    drawn = Resampled({"a": a, "b": b}, n_boot=20_000)
+    both = ("video_aligned", "audio_aligned")
+    for statistic in (gap_statistic, conflict_mean_statistic):
+        expected = nested_paired_difference(a, b, statistic, shared_clips=True, n_boot=20_000)
+        assert drawn.difference("a", "b", both, statistic)[0] == pytest.approx(expected, abs=0.004)
+        expected = nested_bootstrap(a, statistic, shared_clips=True, n_boot=20_000)
+        assert drawn.interval("a", both, statistic) == pytest.approx(expected, abs=0.004)
+    single = {base: subsets["audio_aligned"] for base, subsets in a.items()}
+    expected = nested_bootstrap(single, shared_clips=True, n_boot=20_000)
+    assert drawn.interval("a", ("audio_aligned",)) == pytest.approx(expected, abs=0.004)
+
+
+def test_a_difference_is_taken_on_shared_backbones_only():
+    a, b = {"x": {"s": hits(1, 1)}, "y": {"s": np.ones((1, 150))}}, {"x": {"s": hits(1, 1)}}
+    drawn = Resampled({"a": a, "b": b, "c": {"z": {"s": hits(2, 1)}}}, n_boot=200)
+    assert drawn.difference("a", "b", ("s",)) == ((0.0, 0.0, 0.0), 1.0)
+    assert drawn.difference("a", "c", ("s",)) is None
+    with pytest.raises(ValueError, match="at least 1"):
+        Resampled({"a": a}, n_boot=0)
+
+
+def test_under_the_null_the_bootstrap_rejects_about_one_in_twenty():
+    rejected = 0
+    for trial in range(200):
+        runs = {name: {"x": {"s": hits(10 * trial + i, 1, 120)}} for i, name in enumerate("ab")}
+        rejected += Resampled(runs, n_boot=400, seed=trial).difference("a", "b", ("s",))[1] < 0.05
+    assert 2 <= rejected <= 22  # 10 expected; a binomial leaves this range once in a thousand times
+
+
 def test_deterministic_and_seeded():
     correct = flips(np.random.default_rng(13), 0.6, (3, 100))
     assert bootstrap_interval(correct, seed=1) == bootstrap_interval(correct, seed=1)
     # Accuracies are multiples of 1 / 300 and intervals of different seeds may coincide: few replicates tell them apart.
     assert bootstrap_interval(correct, n_boot=20, seed=1) != bootstrap_interval(correct, n_boot=20, seed=2)
+
+
+def test_runs_are_scored_as_they_always_were():
+    """To the last bit: these numbers are in the ``metrics.json`` of runs that others may score again."""
+    rng = np.random.default_rng(15)
+    a, b = ({"video_aligned": flips(rng, p, (3, 90)), "audio_aligned": flips(rng, 0.8, (3, 70))} for p in (0.5, 0.4))
+    assert [
+        bootstrap_interval(a["video_aligned"], seed=3),
+        bootstrap_interval(a, gap_statistic),
+        paired_difference(a, b, conflict_mean_statistic),
+        paired_difference(a["audio_aligned"], b["audio_aligned"][:2], seed=4),
+        paired_difference(a, b, gap_statistic, pair_seeds=True),
+    ] == [
+        Interval(0.4703703703703704, 0.36666666666666664, 0.5666666666666667),
+        Interval(0.3724867724867725, 0.24603174603174605, 0.4883730158730158),
+        Interval(0.02830687830687828, -0.060052910052910136, 0.1190608465608465),
+        Interval(0.02857142857142858, -0.080952380952381, 0.1428571428571428),
+        Interval(-0.04708994708994707, -0.19207671957671954, 0.10320105820105802),
+    ]
 
 
 def test_three_thousand_clips_in_a_second():

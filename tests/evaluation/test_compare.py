@@ -15,12 +15,12 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
-from mosear.evaluation import bootstrap
+from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare import compare
-from mosear.evaluation.compare_clips import Media, choose, clip_records
-from mosear.evaluation.compare_multirun import CompareJobs
-from mosear.evaluation.compare_runs import collect, find_runs
-from mosear.evaluation.compare_scores import (
+from mosear.evaluation.compare.clips import Media, choose, clip_records
+from mosear.evaluation.compare.collect import collect, find_runs
+from mosear.evaluation.compare.multirun import CompareJobs
+from mosear.evaluation.compare.scores import (
     Difference,
     calibration_error,
     choose_reference,
@@ -28,7 +28,7 @@ from mosear.evaluation.compare_scores import (
     reliability,
 )
 from mosear.evaluation.report.compare_page import as_json
-from mosear.evaluation.significance import Resampled, bootstrap_p, exact_test, holm, two_sided_binomial
+from mosear.evaluation.significance import bootstrap_p, exact_test, holm, two_sided_binomial
 from tests.helpers.comparison_runs import EVIL, LABELS, SUBSETS, write_run
 
 # Significance ---------------------------------------------------------------------------------------------------------
@@ -87,50 +87,8 @@ def test_the_bootstrap_p_value_counts_replicates_on_the_other_side():
     assert bootstrap_p(np.zeros(99)) == 1.0
 
 
-def hits(seed, seeds, clips=150, accuracy=0.6):
-    return (np.random.default_rng(seed).random((seeds, clips)) < accuracy).astype(float)
-
-
-def test_resampling_together_gives_the_intervals_of_the_bootstrap_room():
-    a = {
-        "x": {"video_aligned": hits(1, 3), "audio_aligned": hits(2, 3)},
-        "y": {"video_aligned": hits(3, 2), "audio_aligned": hits(4, 2)},
-    }
-    b = {
-        "x": {"video_aligned": hits(5, 1), "audio_aligned": hits(6, 1)},
-        "y": {"video_aligned": hits(7, 2), "audio_aligned": hits(8, 2)},
-    }
-    drawn = Resampled({"a": a, "b": b}, n_boot=20_000)
-    both = ("video_aligned", "audio_aligned")
-    for statistic in (bootstrap.gap_statistic, bootstrap.conflict_mean_statistic):
-        expected = bootstrap.nested_paired_difference(a, b, statistic, shared_clips=True, n_boot=20_000)
-        assert drawn.difference("a", "b", both, statistic)[0] == pytest.approx(expected, abs=0.004)
-        expected = bootstrap.nested_bootstrap(a, statistic, shared_clips=True, n_boot=20_000)
-        assert drawn.interval("a", both, statistic) == pytest.approx(expected, abs=0.004)
-    single = {base: subsets["audio_aligned"] for base, subsets in a.items()}
-    expected = bootstrap.nested_bootstrap(single, shared_clips=True, n_boot=20_000)
-    assert drawn.interval("a", ("audio_aligned",)) == pytest.approx(expected, abs=0.004)
-
-
-def test_a_difference_is_taken_on_shared_backbones_only():
-    a, b = {"x": {"s": hits(1, 1)}, "y": {"s": np.ones((1, 150))}}, {"x": {"s": hits(1, 1)}}
-    drawn = Resampled({"a": a, "b": b, "c": {"z": {"s": hits(2, 1)}}}, n_boot=200)
-    assert drawn.difference("a", "b", ("s",)) == ((0.0, 0.0, 0.0), 1.0)
-    assert drawn.difference("a", "c", ("s",)) is None
-    with pytest.raises(ValueError, match="at least 1"):
-        Resampled({"a": a}, n_boot=0)
-
-
-def test_under_the_null_the_bootstrap_rejects_about_one_in_twenty():
-    rejected = 0
-    for trial in range(200):
-        runs = {name: {"x": {"s": hits(10 * trial + i, 1, 120)}} for i, name in enumerate("ab")}
-        rejected += Resampled(runs, n_boot=400, seed=trial).difference("a", "b", ("s",))[1] < 0.05
-    assert 2 <= rejected <= 22  # 10 expected; a binomial leaves this range once in a thousand times
-
-
 def test_a_verdict_needs_every_test_after_correction():
-    sure = Difference(system="a", key="x", interval=bootstrap.Interval(0.1, 0.05, 0.15), bootstrap_p=0.001)
+    sure = Difference(system="a", key="x", interval=Interval(0.1, 0.05, 0.15), bootstrap_p=0.001)
     exact = exact_test([1.0] * 3, [0.0] * 3)  # p = 0.25
     assert [d.gain for d in corrected([sure])] == [1]
     assert [d.gain for d in corrected([replace(sure, key="gap")])] == [-1]
@@ -190,7 +148,7 @@ def test_jobs_are_found_in_their_order_and_may_be_named(tmp_path):
         write_run(tmp_path / "jobs" / str(job), seed=job)
     (tmp_path / "jobs" / "3").mkdir()  # did not finish
     found = find_runs([f"mine={tmp_path / 'jobs'}"])
-    assert [(path.name, name) for path, name in found] == [("1", "mine"), ("2", "mine"), ("10", "mine")]
+    assert [(files.directory.name, name) for files, name in found] == [("1", "mine"), ("2", "mine"), ("10", "mine")]
     assert next(iter(collect(found)[0].systems)) == "mine"
     with pytest.raises(ValueError, match="is not a finished run and holds none"):
         find_runs([tmp_path / "jobs" / "3"])
@@ -221,6 +179,10 @@ def test_the_same_answers_of_the_bare_backbone_count_once_others_are_refused(tmp
     write_run(tmp_path / "b", model="zero_shot")
     (benchmark,) = collect(find_runs([tmp_path]))
     assert len(benchmark.systems["zero-shot"].runs) == 1
+    write_run(tmp_path / "0", model="zero_shot", readings=False)
+    (benchmark,) = collect(find_runs([tmp_path]))
+    assert [run.files.directory.name for run in benchmark.systems["zero-shot"].runs] == ["a"]  # it has readings
+    assert list(benchmark.systems)[1:] == ["zero-shot, late fusion", "zero-shot, late fusion + transcript"]
     write_run(tmp_path / "c", model="zero_shot", accuracy=0.1)
     with pytest.raises(ValueError, match=r"repeats zero-shot on tiny-omni with seed 0 .*NAME=DIRECTORY"):
         collect(find_runs([tmp_path]))

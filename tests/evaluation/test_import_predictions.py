@@ -163,10 +163,10 @@ def test_tables_take_imported_runs_beside_our_own(clips, manifest, tmp_path):
     summary = summarise(rows, LABELS, benchmark="test", steering="none", seed=0, n_boot=50)
     write_metrics({**summary, "run": {"experiment": "ours", "backbone": "tiny-omni"}}, own / "metrics.json")
     write_predictions(rows, LABELS, own / "predictions.parquet")
-    systems = collect([own, tmp_path / "run-a"])
-    assert list(systems) == ["ours", "theirs"] and len(table(systems, n_boot=50)) == 3
+    benchmark = collect([own, tmp_path / "run-a"])
+    assert list(benchmark.systems) == ["ours", "theirs"] and len(table(benchmark, n_boot=50)) == 3
     wrong = sum(said[clip.id] != clip.label for clip in clips if clip.subset == "consistent") / 10
-    (cell,) = (row[1] for row in differences(systems, [("ours", "theirs")], n_boot=50)[1:])
+    (cell,) = (row[1] for row in differences(benchmark, [("ours", "theirs")], n_boot=50)[1:])
     assert cell.startswith(f"{100 * wrong:+.1f} ")
 
 

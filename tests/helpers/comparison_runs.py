@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def write_run(
     steering: str = "none",
     adapter: str = "none",
     clips: int = 20,
+    readings: bool = True,
     overrides: tuple[str, ...] = (),
     media: Path | None = None,
     extra: dict[str, Any] | None = None,
@@ -74,6 +76,8 @@ def write_run(
     """A run directory; with ``media``, also a manifest there and a video whose sound the clips do not use."""
     directory.mkdir(parents=True)
     rows = answers(model=model, accuracy=accuracy, seed=seed, clips=clips, steering=steering, benchmark=benchmark)
+    if not readings:
+        rows = [replace(row, p_visual=None, p_audio=None, p_text=None) for row in rows]
     summary = summarise(rows, LABELS, benchmark=benchmark, steering=steering, seed=seed, n_boot=50)
     info = {"experiment": experiment, "backbone": backbone, "adapter": adapter}
     write_metrics({**summary, "model": model, "run": info, **(extra or {})}, directory / "metrics.json")

@@ -172,12 +172,13 @@ def test_bad_clip_is_listed_and_counts_as_wrong(trained, data_dir, tmp_path):
 
 
 def test_aggregate_lists_systems_and_controls(trained):
-    systems = collect([trained[0]])
+    benchmark = collect([trained[0]])
+    systems = benchmark.systems
     assert next(iter(systems)) == "zero-shot" and "lora" in systems and "lora, late fusion" in systems
-    rows = table(systems, n_boot=50)
+    rows = table(benchmark, n_boot=50)
     assert rows[0][:2] == ["system", "bases x seeds"] and rows[0][-2:] == ["conflict mean", "gap"]
     assert all(len(row) == len(rows[0]) for row in rows)
-    rows = differences(systems, [("lora", "zero-shot"), ("lora", "lora")], n_boot=50)
+    rows = differences(benchmark, [("lora", "zero-shot"), ("lora", "lora")], n_boot=50)
     assert rows[0][-3:] == ["conflict mean", "gap", "mean of four"] and rows[1][0] == "lora - zero-shot"
     hits = {
         name: {k: v["tiny-omni"][k].mean() for k in v["tiny-omni"]}
@@ -189,7 +190,7 @@ def test_aggregate_lists_systems_and_controls(trained):
     )
     assert all(cell.startswith(("+0.0 [", "-0.0 [")) for cell in rows[2][1:])
     with pytest.raises(ValueError, match="no system 'mose' in these runs; there are: zero-shot"):
-        differences(systems, [("lora", "mose")])
+        differences(benchmark, [("lora", "mose")])
     with pytest.raises(ValueError, match="not a finished run"):
         collect([trained[0] / "adapter"])
 

@@ -15,8 +15,8 @@ from typing import Any
 from markupsafe import Markup
 
 from mosear.evaluation.bootstrap import Interval
-from mosear.evaluation.compare_runs import Benchmark, System
-from mosear.evaluation.compare_scores import Difference, calibration_error, confidences, reliability
+from mosear.evaluation.compare.collect import Benchmark, System
+from mosear.evaluation.compare.scores import Difference, calibration_error, confidences, reliability
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.contribution import contribution_section
@@ -39,7 +39,7 @@ class Scored:
         reference: the system that the others are compared with.
         accuracies: ``{system: {question: interval}}``.
         differences: systems minus the reference, corrected.
-        clips: of :func:`mosear.evaluation.compare_clips.clip_records`.
+        clips: of :func:`mosear.evaluation.compare.clips.clip_records`.
     """
 
     benchmark: Benchmark
@@ -293,7 +293,7 @@ def _runs(scored: Sequence[Scored], page: Path) -> list[dict[str, Any]]:
     for one in scored:
         for system in one.benchmark.systems.values():
             for run in system.runs:
-                report = run.directory / "report.html"
+                report = run.files.directory / "report.html"
                 link = Path(os.path.relpath(report.resolve(), page.resolve().parent)).as_posix()
                 found.append(
                     {
@@ -302,9 +302,9 @@ def _runs(scored: Sequence[Scored], page: Path) -> list[dict[str, Any]]:
                         "base": run.base,
                         "seed": run.seed,
                         "clips": len(run.rows),
-                        "adapter": run.adapter or "–",
+                        "adapter": (run.files.adapter if run.tuned else None) or "–",
                         "link": link if report.is_file() else None,
-                        "directory": run.directory.name,
+                        "directory": run.files.directory.name,
                     }
                 )
     return found

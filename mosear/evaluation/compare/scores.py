@@ -9,25 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mosear.evaluation import bootstrap
-from mosear.evaluation.bootstrap import Interval, Statistic
-from mosear.evaluation.compare_runs import ZERO_SHOT, Benchmark, System
-from mosear.evaluation.significance import ExactTest, Resampled, exact_test, holm
-from mosear.evaluation.summary import CONFLICT_MEAN, CONFLICT_SUBSETS, GAP
+from mosear.evaluation.bootstrap import Interval, Resampled, Statistic
+from mosear.evaluation.compare.collect import ZERO_SHOT, Benchmark, System
+from mosear.evaluation.significance import ExactTest, exact_test, holm
+from mosear.evaluation.summary import CONFLICT_STATISTICS, CONFLICT_SUBSETS, GAP
 
 LEVEL = 0.05
 BINS = 10
-_COMBINED: dict[str, Statistic] = {
-    CONFLICT_MEAN: bootstrap.conflict_mean_statistic,
-    GAP: bootstrap.gap_statistic,
-}
 
 
 def questions(benchmark: Benchmark) -> dict[str, tuple[tuple[str, ...], Statistic | None]]:
     """What is asked of every system: ``{key: (subsets, statistic)}``, each subset, then conflict mean and gap."""
     asked: dict[str, tuple[tuple[str, ...], Statistic | None]] = {key: ((key,), None) for key in benchmark.subsets}
     if all(subset in benchmark.subsets for subset in CONFLICT_SUBSETS):
-        asked |= {key: (CONFLICT_SUBSETS, statistic) for key, statistic in _COMBINED.items()}
+        asked |= {key: (CONFLICT_SUBSETS, statistic) for key, statistic in CONFLICT_STATISTICS.items()}
     return asked
 
 

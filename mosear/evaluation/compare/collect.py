@@ -1,13 +1,13 @@
 """Finished runs, read and grouped for a comparison: benchmark -> system -> backbone -> seed.
 
 A system is what was tuned, and how it was steered. Runs of one system on several backbones are bases, on one backbone
-seeds, as in :mod:`mosear.evaluation.aggregate`. An evaluation of a trained adapter belongs to the system that was
-trained: experiment and seed are those of the training run, if its ``metrics.json`` is still beside the adapter.
+seeds. An evaluation of a trained adapter belongs to the system that was trained: experiment and seed are those of the
+training run, if its ``metrics.json`` is still beside the adapter. Late fusion of a system's unimodal readings is listed
+under it as a control. The page and the table of :mod:`mosear.evaluation.aggregate` both start from here.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import OmegaConf
 
-from mosear.evaluation.aggregate import CONTROLS
-from mosear.evaluation.predictions import PredictionRow, read_predictions
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.runs import METRICS, PREDICTIONS, RunFiles
 from mosear.evaluation.summary import by_subset, control_correctness
 
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+CONTROLS = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
 ZERO_SHOT = "zero-shot"
 _TOLD_ALREADY = ("seed", "backbone", "benchmark", "steering", "adapter_path", "run_dir")
 
@@ -32,7 +31,7 @@ class Run:
     """One model's answers to one benchmark.
 
     Attributes:
-        directory: of the run.
+        files: what the run left.
         system: name of what was run.
         base: backbone.
         seed: seed of the training, 0 for the bare backbone.
@@ -40,10 +39,9 @@ class Run:
         labels: the label list, which orders every distribution.
         rows: the answers, by clip id.
         scores: what ``metrics.json`` says about this model.
-        adapter: evaluated adapter, if any.
     """
 
-    directory: Path
+    files: RunFiles
     system: str
     base: str
     seed: int
@@ -51,12 +49,16 @@ class Run:
     labels: tuple[str, ...]
     rows: Mapping[str, PredictionRow]
     scores: Mapping[str, Any]
-    adapter: str | None = None
 
     @property
     def tuned(self) -> bool:
         """Whether an adapter answered."""
         return next(iter(self.rows.values())).model != "zero_shot"
+
+    @property
+    def has_readings(self) -> bool:
+        """Whether face or voice were read alone, which late fusion needs."""
+        return any(row.p_visual is not None or row.p_audio is not None for row in self.rows.values())
 
     def same_answers(self, other: Run) -> bool:
         """Whether both answered every clip alike."""
@@ -116,8 +118,8 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def find_runs(arguments: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
-    """Run directories with the name given to them, if any.
+def find_runs(arguments: Iterable[str | Path]) -> list[tuple[RunFiles, str | None]]:
+    """Runs with the name given to them, if any.
 
     Args:
         arguments: run directories, directories with runs somewhere below them (a multirun), or ``NAME=DIRECTORY``.
@@ -131,7 +133,8 @@ def find_runs(arguments: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
         if not path.exists() and "=" in str(argument):
             name, _, rest = str(argument).partition("=")
             path = Path(rest)
-        runs = [path] if _is_run(path) else [file.parent for file in path.rglob(PREDICTIONS) if _is_run(file.parent)]
+        runs = [path] if RunFiles(path).finished else [file.parent for file in path.rglob(PREDICTIONS)]
+        runs = [run for run in runs if RunFiles(run).finished]
         if not runs:
             raise ValueError(
                 f"{path} is not a finished run and holds none: there is no {PREDICTIONS} with a {METRICS} beside it. "
@@ -139,11 +142,7 @@ def find_runs(arguments: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
             )
         for run in sorted(runs, key=_natural):
             found.setdefault(run, name)
-    return list(found.items())
-
-
-def _is_run(path: Path) -> bool:
-    return all((path / name).is_file() for name in (PREDICTIONS, METRICS))
+    return [(RunFiles(path), name) for path, name in found.items()]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -151,17 +150,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def read_runs(directory: Path, name: str | None = None) -> list[Run]:
-    """The models of one run directory.
+def read_runs(files: RunFiles, name: str | None = None) -> list[Run]:
+    """The models of one run.
 
     Args:
-        directory: a finished run.
+        files: a finished run.
         name: of its system, instead of the experiment's; steering is still added.
     """
-    rows, labels = read_predictions(directory / PREDICTIONS)
-    metrics = json.loads((directory / METRICS).read_text(encoding="utf-8"))
-    info = metrics["run"]
-    adapter = None if info.get("adapter") in (None, "none") else str(info["adapter"])
+    rows, labels = files.predictions
     by_model: dict[str, dict[str, PredictionRow]] = {}
     for row in sorted(rows, key=lambda row: row.id):
         by_model.setdefault(row.model, {})[row.id] = row
@@ -170,69 +166,50 @@ def read_runs(directory: Path, name: str | None = None) -> list[Run]:
         first = next(iter(own.values()))
         title, seed = ZERO_SHOT if len(by_model) > 1 or name is None else name, 0
         if model != "zero_shot":
-            trained, seed = _trained(adapter, directory) or (info.get("experiment", directory.parent.name), first.seed)
+            trained, seed = files.trained
             title = name or trained
-        steering = "" if first.steering == "none" else f" + {first.steering}"
-        scores = metrics if model == metrics.get("model", model) else metrics.get(model, {})
         runs.append(
             Run(
-                directory=directory,
-                system=title + steering,
-                base=info["backbone"],
+                files=files,
+                system=title + ("" if first.steering == "none" else f" + {first.steering}"),
+                base=files.metrics["run"]["backbone"],
                 seed=seed,
                 benchmark=first.benchmark,
                 labels=tuple(labels),
                 rows=own,
-                scores=scores,
-                adapter=adapter if model != "zero_shot" else None,
+                scores=files.metrics if model == files.metrics.get("model", model) else files.metrics.get(model, {}),
             )
         )
     return runs
-
-
-def started_in(directory: Path) -> Path:
-    """The working directory a run was started from, which its relative paths are about; ours if it is not known."""
-    settings = directory / ".hydra" / "hydra.yaml"
-    recorded = OmegaConf.select(OmegaConf.load(settings), "hydra.runtime.cwd") if settings.is_file() else None
-    return Path(recorded or ".")
-
-
-def _trained(adapter: str | None, directory: Path) -> tuple[str, int] | None:
-    """Experiment and seed of the run that trained an adapter; its directory's name where that is all we have."""
-    if adapter is None:
-        return None
-    path = Path(adapter)
-    home = path.parent if path.name == "adapter" else path
-    for candidate in (home, started_in(directory) / home):
-        if (candidate / METRICS).is_file():
-            metrics = json.loads((candidate / METRICS).read_text(encoding="utf-8"))
-            return str(metrics["run"].get("experiment", candidate.name)), int(metrics["seed"])
-    return home.name, 0
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs with distinct names: equal answers of the bare backbone once, others by what was overridden for them."""
     kept: list[Run] = []
     for run in runs:
-        if run.tuned or not any(not old.tuned and _key(old) == _key(run) and old.same_answers(run) for old in kept):
+        alike = (i for i, old in enumerate(kept) if not old.tuned and _key(old) == _key(run) and old.same_answers(run))
+        twin = None if run.tuned else next(alike, None)
+        if twin is None:
             kept.append(run)
+        elif run.has_readings and not kept[twin].has_readings:
+            kept[twin] = run
     keys = [_key(run) for run in kept]
     doubled = {(key[0], key[1]) for key in keys if keys.count(key) > 1}
-    overridden = {run.directory: _overrides(run.directory) for run in kept}
+    overridden = {run.files: _overrides(run.files) for run in kept}
     named = []
     for run in kept:
         family = [other for other in kept if (other.benchmark, other.system) == (run.benchmark, run.system)]
         if (run.benchmark, run.system) in doubled:
-            shared = set.intersection(*(set(overridden[other.directory]) for other in family))
-            own = [entry for entry in overridden[run.directory] if entry not in shared]
+            shared = set.intersection(*(set(overridden[other.files]) for other in family))
+            own = [entry for entry in overridden[run.files] if entry not in shared]
             run = replace(run, system=f"{run.system} ({', '.join(own)})") if own else run
         named.append(run)
     for i, run in enumerate(named):
         for other in named[:i]:
             if _key(other) == _key(run):
                 raise ValueError(
-                    f"{run.directory} repeats {run.system} on {run.base} with seed {run.seed} ({other.directory}). "
-                    "Give each seed once, or name the systems: NAME=DIRECTORY."
+                    f"{run.files.directory} repeats {run.system} on {run.base} with seed {run.seed} "
+                    f"({other.files.directory}). Give each seed once, or name the systems: NAME=DIRECTORY."
                 )
     return named
 
@@ -241,24 +218,29 @@ def _key(run: Run) -> tuple[str, str, str, int]:
     return run.benchmark, run.system, run.base, run.seed
 
 
-def _overrides(directory: Path) -> list[str]:
-    path = directory / ".hydra" / "overrides.yaml"
-    entries = [str(entry) for entry in OmegaConf.load(path)] if path.is_file() else []
-    shown = [entry.lstrip("+~") for entry in entries]
+def _overrides(files: RunFiles) -> list[str]:
+    shown = [entry.lstrip("+~") for entry in files.overrides]
     return [entry for entry in shown if entry.partition("=")[0] not in _TOLD_ALREADY]
 
 
-def collect(directories: Sequence[tuple[Path, str | None]]) -> list[Benchmark]:
+def collect(
+    found: Iterable[tuple[RunFiles, str | None]], controls: Iterable[tuple[RunFiles, str | None]] = ()
+) -> list[Benchmark]:
     """Read runs and group them.
 
     Args:
-        directories: of :func:`find_runs`.
+        found: of :func:`find_runs`.
+        controls: more runs, on a backbone that is no further base but a control, say one without the bias; their
+            systems are named after it.
 
     Raises:
         ValueError: if runs of one benchmark have other labels or clips, or cannot be told apart.
     """
     benchmarks: dict[str, Benchmark] = {}
-    for run in _told_apart([run for directory, name in directories for run in read_runs(directory, name)]):
+    runs = [run for files, name in found for run in read_runs(files, name)]
+    for run in [run for files, name in controls for run in read_runs(files, name)]:
+        runs.append(replace(run, system=f"{run.base}, {run.system}"))
+    for run in _told_apart(runs):
         groups = by_subset(list(run.rows.values()))
         order = [*(s for s in run.scores.get("subsets", {}) if s in groups), *groups]
         subsets = {subset: [row.id for row in groups[subset]] for subset in dict.fromkeys(order)}
@@ -288,14 +270,14 @@ def _order(system: System, benchmark: Benchmark) -> tuple[bool, int, bool]:
 def _check_same_test(benchmark: Benchmark, run: Run, subsets: Mapping[str, list[str]]) -> None:
     if run.labels != benchmark.labels:
         raise ValueError(
-            f"{run.directory} answered {benchmark.name} with the labels {list(run.labels)}, other runs with "
+            f"{run.files.directory} answered {benchmark.name} with the labels {list(run.labels)}, other runs with "
             f"{list(benchmark.labels)}; only runs with one label list can be compared."
         )
     reference = next((system.runs[0] for system in benchmark.systems.values() if system.runs), run)
     same_labels = all(run.rows[name].label == row.label for name, row in reference.rows.items() if name in run.rows)
     if subsets != benchmark.subsets or not same_labels:
         raise ValueError(
-            f"{run.directory} covers other clips of {benchmark.name} than {reference.directory} ({len(run.rows):,} and "
-            f"{len(reference.rows):,} clips): a paired comparison needs the same clips, subsets and true labels. Leave "
-            "one of them out, or give the benchmarks different names (benchmark.name=...)."
+            f"{run.files.directory} covers other clips of {benchmark.name} than {reference.files.directory} "
+            f"({len(run.rows):,} and {len(reference.rows):,} clips): a paired comparison needs the same clips, subsets "
+            "and true labels. Leave one of them out, or give the benchmarks different names (benchmark.name=...)."
         )

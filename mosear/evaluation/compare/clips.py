@@ -10,12 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from mosear.data.clip import Clip
 from mosear.data.rows import read_rows
-from mosear.evaluation.compare_runs import Benchmark, Run, System, started_in
-from mosear.evaluation.compare_scores import answered_right
+from mosear.evaluation.compare.collect import Benchmark, Run, System
+from mosear.evaluation.compare.scores import answered_right
 
 DIGITS = 3
 READINGS = {"joint": "distribution", "face": "p_visual", "voice": "p_audio", "words": "p_text"}
@@ -103,7 +102,6 @@ class Media:
 
     def __init__(self, page: Path, root: Path | None = None) -> None:
         self.folder, self.root = page.resolve().parent, root
-        self._places: dict[Path, tuple[Path | None, Path | None]] = {}
 
     def of(self, run: Run, video: str | None, clip: Clip | None) -> dict[str, Any]:
         """Where to find a clip's media.
@@ -127,7 +125,7 @@ class Media:
 
     def clips(self, run: Run, ids: frozenset[str]) -> dict[str, Clip]:
         """Rows of the run's manifest for some clips; empty where it is gone, or no longer a manifest."""
-        manifest, _ = self._place(run)
+        manifest = run.files.manifest
         try:
             rows = [row for _, row in read_rows(manifest) if isinstance(row, dict)] if manifest else []
             return {row["id"]: Clip.from_row(row) for row in rows if row.get("id") in ids}
@@ -135,20 +133,8 @@ class Media:
             return {}
 
     def _link(self, run: Run, path: str | None) -> str | None:
-        root = self.root or self._place(run)[1]
+        root = self.root or run.files.media_root
         file = root / path if root is not None and path else None
         if file is None or not file.is_file():
             return None
         return "./" + quote(Path(os.path.relpath(file.resolve(), self.folder)).as_posix())
-
-    def _place(self, run: Run) -> tuple[Path | None, Path | None]:
-        """A run's manifest and media root; None where its config does not tell, or they are not there."""
-        if run.directory not in self._places:
-            path = run.directory / "config.yaml"
-            cfg = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
-            manifest, root = OmegaConf.select(cfg, "benchmark.manifest"), OmegaConf.select(cfg, "data.root")
-            homes = (started_in(run.directory), Path())
-            file = next((home / manifest for home in homes if manifest and (home / manifest).is_file()), None)
-            folder = next((home / root for home in homes if root and (home / root).is_dir()), None)
-            self._places[run.directory] = file, folder or (file.parent if file and not root else None)
-        return self._places[run.directory]

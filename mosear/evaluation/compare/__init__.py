@@ -1,4 +1,4 @@
-"""One page that compares runs: ``python -m mosear.evaluation.compare outputs/eval/* --out comparison.html``.
+"""One page that compares runs.
 
 Tables and plots with intervals, tests against a reference system that are corrected for their number, and the clips
 themselves to look at. The page is one file without outside resources; media are linked by relative paths.
@@ -6,14 +6,12 @@ themselves to look at. The page is one file without outside resources; media are
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mosear.evaluation.compare_clips import Media, choose, clip_records
-from mosear.evaluation.compare_runs import collect, find_runs
-from mosear.evaluation.compare_scores import accuracies, choose_reference, corrected, differences, resample
-from mosear.evaluation.report.compare_page import Scored, write_comparison
+if TYPE_CHECKING:
+    from mosear.evaluation.report.compare_page import Scored
 
 N_BOOT, CLIPS = 10_000, 500
 
@@ -45,6 +43,12 @@ def compare(
     Raises:
         ValueError: if the runs cannot be compared; the message says why and what to do.
     """
+    # Imported here, because Hydra imports this package for its callback whenever a job starts.
+    from mosear.evaluation.compare.clips import Media, choose, clip_records
+    from mosear.evaluation.compare.collect import collect, find_runs
+    from mosear.evaluation.compare.scores import accuracies, choose_reference, corrected, differences, resample
+    from mosear.evaluation.report.compare_page import Scored, write_comparison
+
     if clips < 0:
         raise ValueError(f"clips={clips} must be 0 or more.")
     benchmarks = collect(find_runs(runs))
@@ -71,36 +75,3 @@ def compare(
     heading = title or f"{len(names)} system{'s' * (len(names) != 1)} on {where}"
     write_comparison(folder, scored, title=heading, n_boot=n_boot)
     return scored
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="run directories, multirun directories, or NAME=DIRECTORY")
-    parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="the page (comparison.html)")
-    parser.add_argument("--reference-system", help="compare the others with this one (the bare backbone, or the first)")
-    parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips to put into the page ({CLIPS})")
-    parser.add_argument("--media", type=Path, help="directory that media paths are relative to")
-    parser.add_argument("--n-boot", type=int, default=N_BOOT, help=f"bootstrap replicates ({N_BOOT})")
-    parser.add_argument("--title", help="heading of the page")
-    args = parser.parse_args()
-    try:
-        scored = compare(
-            args.runs,
-            args.out,
-            reference_system=args.reference_system,
-            clips=args.clips,
-            media=args.media,
-            n_boot=args.n_boot,
-            title=args.title,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    for one in scored:
-        systems = [name for name, system in one.benchmark.systems.items() if not system.control]
-        print(f"{one.benchmark.name}: {', '.join(systems)}; reference: {one.reference}")
-    print(f"Comparison: {args.out}")
-
-
-if __name__ == "__main__":
-    main()
