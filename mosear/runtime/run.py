@@ -12,14 +12,13 @@ from torch import nn
 from mosear.backbones import load_backbone
 from mosear.data.budget import MediaBudget
 from mosear.data.prompt import Prompt
+from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles
 from mosear.runtime.adapters import load_adapter
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.datamodule import ClipDataModule
     from mosear.data.manifest import Manifest
-
-CONFIG, ADAPTER = "config.yaml", "adapter"
 
 
 class Run:
@@ -57,7 +56,7 @@ class Run:
             raise ValueError(
                 f"{config} is missing: it says which backbone, prompt and budgets {adapter} was trained with."
             )
-        cfg = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(list(overrides)))
+        cfg = OmegaConf.merge(RunFiles(adapter.parent).config, OmegaConf.from_dotlist(list(overrides)))
         assert isinstance(cfg, DictConfig)
         return cls(cfg, adapter)
 
