@@ -51,7 +51,7 @@ def changed(overrides: Sequence[str], by: Sequence[str]) -> list[str]:
 def mixes(experiment: str) -> bool:
     """Is it a recipe with conflict mixing, and so with a prior for faces?"""
     recipe = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
-    return {"override /method": "conflict_mixing"} in recipe.defaults
+    return {"override /method": "conflict_mixing_synthetic"} in recipe.defaults
 
 
 def short_form(experiment: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Saves the adapter in PEFT's own format while training."""
+"""Saves what a system trains while it trains; of an omni-modal model that is the adapter, in PEFT's own format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import LightningModule, Trainer
-from peft import PeftModel
 
-from mosear.backbones.partitioned import whole
 from mosear.callbacks.base import RunCallback
 
 
@@ -50,17 +48,14 @@ class AdapterCheckpoint(RunCallback):
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write next to the target, then swap: a reader never sees half an adapter. All processes call it."""
-        network = pl_module.network
-        assert isinstance(network, PeftModel), "only adapters are saved; the backbone is frozen"
-        with whole(parameter for parameter in network.parameters() if parameter.requires_grad):
-            if trainer.is_global_zero:
-                self._write(network)
-
-    def _write(self, network: PeftModel) -> None:
         staging = self.directory.with_name(self.directory.name + ".new")
-        shutil.rmtree(staging, ignore_errors=True)
-        network.save_pretrained(staging)
-        (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        if trainer.is_global_zero:
+            shutil.rmtree(staging, ignore_errors=True)
+        pl_module.save(staging, write=trainer.is_global_zero)  # type: ignore[operator]
+        if trainer.is_global_zero:
+            self._replace(staging)
+
+    def _replace(self, staging: Path) -> None:
         old = self.directory.with_name(self.directory.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.directory.exists():

@@ -46,13 +46,13 @@ class GateTelemetry(RunCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the gate, if there is one."""
-        hooks = mose_hooks(pl_module.backbone)
+        hooks = mose_hooks(getattr(pl_module, "backbone", None))
         if hooks is not None and self.hear not in hooks.observers:
             hooks.observers.append(self.hear)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
-        hooks = mose_hooks(pl_module.backbone)
+        hooks = mose_hooks(getattr(pl_module, "backbone", None))
         if hooks is not None and self.hear in hooks.observers:
             hooks.observers.remove(self.hear)
 
@@ -89,7 +89,7 @@ class GateTelemetry(RunCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A gate that has collapsed makes a small LoRA of the adapter, and nothing else shows it."""
-        hooks = mose_hooks(pl_module.backbone)
+        hooks = mose_hooks(getattr(pl_module, "backbone", None))
         config = None if hooks is None else hooks.active_config()
         if not self.training or config is None:
             return

@@ -13,7 +13,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -95,11 +94,6 @@ class Manifest(Sequence[Clip]):
         # Not `Dataset.filter`, which would write its result into the cache.
         return self.select(index for index, clip in enumerate(self) if keep(clip))
 
-    def shard(self, index: int, count: int) -> Manifest:
-        """Every ``count``-th clip from ``index`` on. Strided, since manifests are often sorted by subset or length."""
-        _check_shard(index, count)
-        return self.select(range(index, len(self), count))
-
     def resolve(self, clip: Clip) -> tuple[Path | None, Path | Literal["video"] | None]:
         """The clip's (video, audio) as absolute paths below the root; ``"video"`` (the own track) stays."""
         return self._root.resolve(clip)
@@ -129,76 +123,14 @@ class Manifest(Sequence[Clip]):
         return self.dataset.with_format(None)[name][:]
 
 
-@dataclass(frozen=True)
-class ManifestStream:
-    """The clips of a manifest in file order, read and checked as they come, in constant memory but for the ids.
-
-    Iterating raises `ManifestError` at the first bad row. Attributes as in `Manifest`.
-    """
-
-    path: Path
-    root: Path
-    fingerprint: str
-    split: str | None = None
-    subset: str | None = None
-    shard_index: int = 0
-    shard_count: int = 1
-
-    def __iter__(self) -> Iterator[Clip]:
-        checker = _RowChecker(self.root)
-        position = 0
-        for where, row in read_rows(self.path):
-            checker.check(where, row)
-            checker.raise_problems(self.path)
-            if self.split not in (None, row["split"]) or self.subset not in (None, row["subset"]):
-                continue
-            if position % self.shard_count == self.shard_index:
-                yield Clip.from_row(row)
-            position += 1
-
-    def shard(self, index: int, count: int) -> ManifestStream:
-        """Every ``count``-th clip from ``index`` on. A shard of a shard is refused."""
-        _check_shard(index, count)
-        if self.shard_count != 1:
-            raise ValueError(
-                f"This stream is already shard {self.shard_index} of {self.shard_count}: shard the whole one."
-            )
-        return ManifestStream(self.path, self.root, self.fingerprint, self.split, self.subset, index, count)
-
-    def resolve(self, clip: Clip) -> tuple[Path | None, Path | Literal["video"] | None]:
-        """As `Manifest.resolve`."""
-        return _Root(self.root).resolve(clip)
-
-
-@overload
 def load_manifest(
     path: str | Path,
     *,
     split: str | None = None,
     subset: str | None = None,
     root: str | Path | None = None,
-    streaming: Literal[False] = False,
     cache_dir: str | Path | None = None,
-) -> Manifest: ...
-@overload
-def load_manifest(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    root: str | Path | None = None,
-    streaming: Literal[True],
-    cache_dir: str | Path | None = None,
-) -> ManifestStream: ...
-def load_manifest(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    root: str | Path | None = None,
-    streaming: bool = False,
-    cache_dir: str | Path | None = None,
-) -> Manifest | ManifestStream:
+) -> Manifest:
     """Opens a manifest and checks all of it.
 
     Args:
@@ -206,7 +138,6 @@ def load_manifest(
         split: Keep the clips of this split.
         subset: Keep the clips of this subset.
         root: Directory that media paths are relative to. Default: the manifest's own.
-        streaming: Return a `ManifestStream`, which checks rows as they come instead of beforehand.
         cache_dir: Where large manifests are converted to Arrow. Default: the Hugging Face cache.
 
     Raises:
@@ -219,8 +150,6 @@ def load_manifest(
     root = Path(root if root is not None else path.parent).resolve()
     with open(path, "rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    if streaming:
-        return ManifestStream(path, root, fingerprint, split, subset)
     checker = _RowChecker(root)
     for where, row in read_rows(path):
         checker.check(where, row)
@@ -243,11 +172,6 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
         else:
             file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     return path
-
-
-def _check_shard(index: int, count: int) -> None:
-    if not 0 <= index < count:
-        raise ValueError(f"shard index must be in 0 .. count - 1, got index={index}, count={count}.")
 
 
 def _dataset(path: Path, cache_dir: str | Path | None) -> Dataset:

@@ -21,9 +21,6 @@ class BucketBatchSampler(Sampler[list[int]]):
         batch_size: clips per batch and process.
         seed: of the order.
         bucket: mega-batch size in global batches; 1 turns grouping off.
-        drop_last: leave out an incomplete last batch. Without it the last batch is filled up with clips from the
-            epoch's start, so
-            that all processes take the same number of steps.
         rank: this process.
         world_size: number of processes.
 
@@ -38,7 +35,6 @@ class BucketBatchSampler(Sampler[list[int]]):
         *,
         seed: int = 0,
         bucket: int = 50,
-        drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -46,13 +42,8 @@ class BucketBatchSampler(Sampler[list[int]]):
             raise ValueError(f"batch_size={batch_size} and bucket={bucket} must be at least 1.")
         if len(lengths) < 1:
             raise ValueError("There are no clips to sample from. Check the manifest's path, split and subset.")
-        if drop_last and len(lengths) < batch_size * world_size:
-            raise ValueError(
-                f"{len(lengths)} clips give no complete batch of {batch_size} on {world_size} process(es). "
-                "Lower batch_size."
-            )
         self.lengths = np.asarray(lengths)
-        self.batch_size, self.seed, self.bucket, self.drop_last = batch_size, seed, bucket, drop_last
+        self.batch_size, self.seed, self.bucket = batch_size, seed, bucket
         self.rank, self.world_size = rank, world_size
         self.epoch, self.start = 0, 0
 
@@ -66,8 +57,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return self
 
     def __len__(self) -> int:
-        per_step = self.batch_size * self.world_size
-        return len(self.lengths) // per_step if self.drop_last else -(-len(self.lengths) // per_step)
+        return -(-len(self.lengths) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0

@@ -113,6 +113,14 @@ class OmniSystem(System):
         trainable = sum(math.prod(shape_of(p)) for p in found.values() if p.requires_grad)
         return {"trainable": trainable, "frozen": sum(math.prod(shape_of(p)) for p in found.values()) - trainable}
 
+    def save(self, directory: Path, *, write: bool = True) -> None:
+        """The adapter, in PEFT's own format."""
+        assert isinstance(self.network, PeftModel), "only adapters are saved; the backbone is frozen"
+        with whole(parameter for parameter in self.network.parameters() if parameter.requires_grad):
+            if write:
+                self.network.save_pretrained(str(directory))
+                (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
     def restore(self, directory: Path) -> None:
         """The saved adapter (the best on validation data), so that eval.py finds the same numbers."""
         assert isinstance(self.network, PeftModel), "only adapters are saved"

@@ -54,6 +54,10 @@ class System(LightningModule):
         """``trainable`` and ``frozen`` parameters, those of other processes too."""
 
     @abstractmethod
+    def save(self, directory: Path, *, write: bool = True) -> None:
+        """Write the trained weights to a new directory. All processes call it; the first one writes."""
+
+    @abstractmethod
     def restore(self, directory: Path) -> None:
         """Take the weights that were saved during training. All processes call it."""
 

@@ -113,12 +113,7 @@ def test_selection(tmp_path):
     assert [c.id for c in loaded.filter(lambda c: c.label == "happy")] == ["0007", "d"]
     assert [c.id for c in loaded.select([3, 0])] == ["d", "0007"]
     assert len(loaded.filter(lambda c: False)) == 0
-    shards = [loaded.shard(i, 3) for i in range(3)]
-    assert [len(s) for s in shards] == [2, 1, 1]
-    assert sorted(c.id for s in shards for c in s) == sorted(c.id for c in CLIPS)
     assert list(loaded.select([3, 0])[:1].filter(bool)) == [CLIPS[3]]
-    with pytest.raises(ValueError, match="shard index"):
-        loaded.shard(3, 3)
 
 
 def test_split_and_subset(tmp_path):
@@ -126,21 +121,6 @@ def test_split_and_subset(tmp_path):
     assert [c.id for c in load_manifest(path, split="test")] == ["0007", "c", "d"]
     assert [c.id for c in load_manifest(path, split="test", subset="audio_aligned")] == ["0007"]
     assert "no clip has split='tset' (the manifest has split: test, train)" in problems_of(path, split="tset")
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
-def test_streaming(tmp_path, suffix):
-    path = write_manifest(CLIPS, tmp_path / f"m{suffix}")
-    stream = load_manifest(path, streaming=True)
-    assert list(stream) == list(stream) == CLIPS and stream.fingerprint == load_manifest(path).fingerprint
-    assert [c.id for c in load_manifest(path, streaming=True, split="test").shard(1, 2)] == ["c"]
-    with pytest.raises(ValueError, match="already shard"):
-        stream.shard(0, 2).shard(0, 2)
-    bad = write_rows(tmp_path / "bad.jsonl", [CLIPS[0].to_row(), CLIPS[0].to_row()])
-    clips = iter(load_manifest(bad, streaming=True))
-    assert next(clips) == FULL
-    with pytest.raises(ManifestError, match="line 2: duplicate id '0007', first in line 1"):
-        next(clips)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])

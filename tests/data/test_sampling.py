@@ -68,12 +68,6 @@ def test_processes_share_the_batches_that_one_process_would_have(world: int, own
     assert together == batches(epoch)
 
 
-def test_drop_last_never_repeats() -> None:
-    found = batches(drop_last=True, rank=1, world_size=2) + batches(drop_last=True, rank=0, world_size=2)
-    counts = Counter(index for batch in found for index in batch)
-    assert len(found) == 12 and set(counts.values()) == {1}
-
-
 def spread(found: list[list[int]]) -> float:
     """Padding as a share of all tokens."""
     longest = sum(max(LENGTHS[index] for index in batch) * len(batch) for batch in found)
@@ -100,7 +94,6 @@ def test_fewer_clips_than_a_batch_are_repeated() -> None:
         ([], {"batch_size": 8}, "no clips to sample from"),
         ([1], {"batch_size": 0}, "batch_size=0"),
         ([1], {"batch_size": 1, "bucket": 0}, "bucket=0"),
-        ([1, 2, 3], {"batch_size": 2, "drop_last": True, "world_size": 2}, r"3 clips give no complete batch of 2 on 2"),
     ],
 )
 def test_mistakes_are_named(lengths, options, message) -> None:

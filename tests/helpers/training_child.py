@@ -16,9 +16,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from mosear.config.rules import SUPPLIED, TRAIN_KEYS, TRAIN_RULES
-from mosear.config.validation import validate
 from mosear.runtime import flows, results  # noqa: F401  (imported once, in the server)
+from mosear.runtime.checks import check_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +89,7 @@ def run_training(overrides: list[str], log: str) -> None:
     logging.basicConfig(level=logging.INFO, force=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
-    validate(cfg, rules=TRAIN_RULES, allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    check_training(cfg)
     flows.train(cfg)
 
 

@@ -159,10 +159,6 @@ class Source:
             raise LayoutError(f"{self.name}: no clip is left of {request.root} (left out: {dropped})")
         return reading
 
-    def rule_for(self, request: Request) -> str | None:
-        """The rule that names subsets for this request, if any."""
-        return request.rule or (self.rules[0] if self.default_rule else None)
-
     def _check(self, request: Request) -> None:
         if not request.root.is_dir():
             raise LayoutError(f"--root {request.root} is not a directory; expected:\n{self.layout}")
