@@ -11,7 +11,8 @@ import pytest
 
 from mosear.data.clip import Clip
 from mosear.evaluation import metrics
-from mosear.evaluation.benchmark_metrics import CAMER_PARTS, METRICS, Answers, benchmark_scores, benchmark_table
+from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores, benchmark_table
+from mosear.evaluation.benchmark_metrics.conflict import CAMER_PARTS
 from mosear.evaluation.metrics.classification import confusion_matrix
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import write_report

@@ -23,7 +23,8 @@ from mosear.data.manifest import load_manifest, write_manifest
 from mosear.data.sources import NAMES, ca_mer, source
 from mosear.evaluation import metrics
 from mosear.evaluation.aggregate import collect
-from mosear.evaluation.benchmark_metrics import CAMER_PARTS, METRICS, Answers, benchmark_scores
+from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
+from mosear.evaluation.benchmark_metrics.conflict import CAMER_PARTS
 from mosear.evaluation.import_predictions import main as import_predictions
 from mosear.evaluation.predictions import read_predictions
 from tests.helpers import source_trees
