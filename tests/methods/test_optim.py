@@ -2,12 +2,18 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import nn
 
 from mosear.methods.optim import Tuning, build_optimiser, build_schedule
+from tests.helpers.run_if import RunIf
+
+ROOT = Path(__file__).parents[2]
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -104,3 +110,21 @@ def test_wrong_settings_are_named(wrong: dict[str, object], message: str) -> Non
 def test_all_wrong_settings_are_named_at_once() -> None:
     with pytest.raises(ValueError, match=r"learning_rate=-1.*; warmup=2.*; schedule='x'"):
         Tuning(learning_rate=-1, warmup=2, schedule="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "kind", "settings"),
+    [
+        ("adamw", "AdamW", {"betas": (0.9, 0.999)}),
+        ("sgd", "SGD", {"momentum": 0.9}),
+        pytest.param("adamw_8bit", "AdamW8bit", {"betas": (0.9, 0.999)}, marks=RunIf(bitsandbytes=True)),
+    ],
+)
+def test_the_optimiser_comes_from_the_config(option: str, kind: str, settings: dict[str, object]) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=["run_dir=/tmp/run", f"optimizer={option}", "tuning.learning_rate=0.5"])
+    optimiser = build_optimiser([nn.Parameter(torch.ones(2, 2))], instantiate(cfg.tuning, _convert_="all"))
+    (group,) = optimiser.param_groups
+    assert type(optimiser).__name__ == kind and group["lr"] == 0.5
+    for name, value in settings.items():
+        assert (tuple(group[name]) if isinstance(value, tuple) else group[name]) == value
