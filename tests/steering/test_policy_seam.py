@@ -164,7 +164,7 @@ def test_settings_round_trip(config_of_a_users_package: Path) -> None:
     )
     assert steering_policy(cfg) == Dim(left=0)
     own = composed(config_of_a_users_package, "steering=dim", f"steering.settings={path}", "steering.dim.left=0.9")
-    with pytest.raises(ValueError, match="values of its own under steering.dim"):
+    with pytest.raises(ValueError, match=r"values of its own under steering\.dim"):
         steering_policy(own)
 
 
