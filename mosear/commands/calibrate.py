@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mosear.steering.calibration.searches import searchable
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -19,7 +21,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--policy", choices=("ar", "chase", "ar_chase"), required=True, help="what to calibrate")
+    parser.add_argument(
+        "--policy",
+        metavar="KEY[_KEY]",
+        required=True,
+        help=f"what to calibrate: {', '.join(searchable())}, or two of them, such as ar_chase",
+    )
     parser.add_argument("--backbone", help="embedded name, checkpoint directory or hub id (default: tiny-omni)")
     parser.add_argument("--adapter", type=Path, help="adapter directory of a run; config.yaml lies beside it")
     parser.add_argument("--out", type=Path, help="settings file (default: POLICY.json beside the adapter, or here)")
@@ -33,7 +40,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default="mean",
         help="mean accuracy of all subsets (default), or of video- and audio-aligned clips",
     )
-    parser.add_argument("--detector", choices=("masked", "heads"), default="masked", help="how CHASE reads evidence")
+    parser.add_argument(
+        "--detector",
+        choices=("masked", "heads"),
+        default="masked",
+        help="how a policy that decides, such as CHASE, reads evidence",
+    )
     parser.add_argument("--trials", type=int, help="try at most so many settings (default: no limit)")
     parser.add_argument("--head-clips", type=int, default=200, help="clips on which each head is tried (default: 200)")
     parser.add_argument("--batch-size", type=int, help="clips per step (default: data.eval_batch_size)")

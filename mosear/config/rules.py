@@ -58,7 +58,7 @@ def steering_fits(cfg: DictConfig) -> Iterator[Problem]:
     if not isinstance(name, str) or not name or (name == NONE) != (policy is None):
         yield Problem(
             "steering.name", name, f"a name for {'no steering' if policy is None else 'a steering policy'}",
-            "Choose with steering=none, ar, chase or ar_chase; a policy may have any other name than none.",
+            "Choose a file of conf/steering, such as steering=none; a policy may have any other name than none.",
         )  # fmt: skip
     size = decoder_size(str(cfg.backbone.name)) if policy is not None else None
     for message in policy.problems(*size) if policy is not None and size is not None else ():

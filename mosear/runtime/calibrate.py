@@ -18,9 +18,10 @@ from mosear.backbones.sequences import thinker_of
 from mosear.runtime.calibration_clips import Clips, backbone_config, chosen_clips, read_clips, validation_data
 from mosear.runtime.run import Run
 from mosear.steering.calibration.passes import ClipPasses, PassStore, model_fingerprint, settings_fingerprint
+from mosear.steering.calibration.policy_search import keys_of
 from mosear.steering.calibration.search import OBJECTIVES, Board, Objective, Search, Trial, check_subsets
-from mosear.steering.calibration.stages import WANTED, Stages, Wanted, under_name
-from mosear.steering.policies.chase import DETECTORS
+from mosear.steering.calibration.stages import Stages, under_name
+from mosear.steering.policies.detection import DETECTORS
 from mosear.steering.session import SteeringSession
 from mosear.steering.settings import SteeringSettings, adapter_fingerprint, policy_as_dict
 
@@ -39,14 +40,15 @@ class Calibration:
     """What to calibrate, and on which clips.
 
     Attributes:
-        policy: ``ar``, ``chase`` or ``ar_chase``: the name under which ``steering=`` uses the file.
+        policy: key of a policy that has a search, or two joined by an underscore: ``ar``, ``chase``, ``ar_chase``. Also
+            the name under which ``steering=`` uses the file.
         backbone: embedded name, checkpoint directory or hub id; with an adapter ``None`` = the run's own.
         adapter: a run's ``adapter/``; the run's ``config.yaml`` lies beside it. ``None`` = the bare backbone.
         out: the file; ``None`` = ``POLICY.json`` beside the adapter, or ``POLICY_BACKBONE.json`` here.
         manifest: ``None`` = the config's validation clips of every subset.
         limit: use this many clips, evenly spread over the manifest; ``None`` = all.
         objective: see :class:`mosear.steering.calibration.search.Board`.
-        detector: of CHASE.
+        detector: of a policy that decides, such as CHASE.
         trials: try at most so many policies; ``None`` = as many as the search wants.
         head_clips: clips on which each single head is tried.
         batch_size: clips per step; ``None`` = the config's.
@@ -55,7 +57,7 @@ class Calibration:
         overrides: of the config, as for ``eval.py``: ``data_dir=/scratch/data``.
     """
 
-    policy: Wanted
+    policy: str
     backbone: str | None = None
     adapter: Path | None = None
     out: Path | None = None
@@ -95,7 +97,11 @@ class Calibration:
             for name in ("limit", "trials", "head_clips", "batch_size")
             if (value := getattr(self, name)) is not None and value < 1
         ]
-        for name, choices in (("policy", WANTED), ("objective", OBJECTIVES), ("detector", DETECTORS)):
+        try:
+            keys_of(self.policy)
+        except ValueError as error:
+            problems.append(f"policy={self.policy!r}: {error}")
+        for name, choices in (("objective", OBJECTIVES), ("detector", DETECTORS)):
             if getattr(self, name) not in choices:
                 problems.append(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
         problems += device_problems(self.device)
@@ -153,7 +159,7 @@ def calibrate(calibration: Calibration, console: Console | None = None) -> Outco
         check_subsets((sample.clip.subset for sample in clips.samples), calibration.objective)
         store = PassStore(calibration.work, _fingerprint(run.cfg, backbone, clips))
         stages = _stages(calibration, run.cfg, backbone, clips, store, meter)
-        chosen = stages.run(calibration.policy, calibration.detector)
+        chosen = stages.run(calibration.policy)
     rows = {"unsteered": stages.board.unsteered, **stages.controls(), **_best_of_stages(stages), "chosen": chosen}
     settings = _settings(calibration, run, clips, stages, rows)
     calibration.target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +193,7 @@ def _stages(
     meter: Meter,
 ) -> Stages:
     # Asks whether this backbone can be steered at all, before any pass.
-    probe = SteeringSession(backbone, under_name(None, "ar"))
+    probe = SteeringSession(backbone, under_name(None, calibration.policy))
     trie = clips.trie
     fabric = Fabric(
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
@@ -214,7 +220,10 @@ def _stages(
         calibration.objective,
     )
     search = Search(board, passes.answers, calibration.trials, meter.track)
-    return Stages(passes, board, search, shown, probe.layers, probe.heads, calibration.head_clips, meter.track)
+    return Stages(
+        passes, board, search, shown, probe.layers, probe.heads, calibration.head_clips, meter.track,
+        detector=calibration.detector,
+    )  # fmt: skip
 
 
 def _best_of_stages(stages: Stages) -> dict[str, Trial]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mosear.steering.policies.base import Policy
-    from mosear.steering.policies.chase import Chase, Decision
+    from mosear.steering.policies.chase import Chase
+    from mosear.steering.policies.detection import Decision, Detection
     from mosear.steering.policies.reallocation import AttentionReallocation
     from mosear.steering.policies.reliability import Reliability, ReliabilityEstimate
     from mosear.steering.policies.sequence import Policies
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionReallocation",
     "Chase",
     "Decision",
+    "Detection",
     "Policies",
     "Policy",
     "Reliability",
@@ -37,7 +39,8 @@ __all__ = [
 _HOMES = {
     "AttentionReallocation": "policies.reallocation",
     "Chase": "policies.chase",
-    "Decision": "policies.chase",
+    "Decision": "policies.detection",
+    "Detection": "policies.detection",
     "Policies": "policies.sequence",
     "Policy": "policies.base",
     "Reliability": "policies.reliability",

@@ -15,12 +15,12 @@ from mosear.inference.prompts import Prompts
 from mosear.inference.unimodal import unimodal_predictions
 from mosear.roles import TokenRole
 from mosear.steering.heads import HeadsReader, HeadsReading
-from mosear.steering.policies.chase import NO_TARGET, Chase, Decision
+from mosear.steering.policies.detection import NO_TARGET, Decision, Detection
 from mosear.steering.policies.reliability import Readings
 
 DIRECTIONS = {"audio": int(TokenRole.AUDIO), "visual": int(TokenRole.VISUAL), None: NO_TARGET}
 NO_LABELS = (
-    "Chase compares what the model reads from each modality, as distributions over candidate labels. Name them: "
+    "The policy compares what the model reads from each modality, as distributions over candidate labels. Name them: "
     "steer(model, policy, labels=(...)); or hand readings in: `with session.given(readings=...):`."
 )
 
@@ -28,10 +28,10 @@ Listener = Callable[[Decision, Readings], None]
 
 
 class ConflictDetector:
-    """Brings evidence to a :class:`Chase`.
+    """Brings evidence to a policy that decides.
 
     Args:
-        chase: decides.
+        detection: what it needs.
         thinker: the model.
         language_model: its decoder.
         trie: the candidate labels; without them all readings must be given.
@@ -40,16 +40,22 @@ class ConflictDetector:
     """
 
     def __init__(
-        self, chase: Chase, thinker: Any, language_model: nn.Module, trie: LabelTrie | None, layers: int, heads: int
+        self,
+        detection: Detection,
+        thinker: Any,
+        language_model: nn.Module,
+        trie: LabelTrie | None,
+        layers: int,
+        heads: int,
     ) -> None:
-        self.chase, self.trie = chase, trie
+        self.detection, self.trie = detection, trie
         self.busy = False
         """True while extra passes run: they are not steered."""
         self._given: list[tuple[Readings | None, Tensor | None]] = []
         self._thinker, self._language_model = thinker, language_model
         self._heads: HeadsReader | None = None
-        if trie is not None and chase.detector == "heads":
-            self._heads = HeadsReader(thinker, language_model, trie, chase.evidence(layers, heads), heads)
+        if trie is not None and detection.detector == "heads":
+            self._heads = HeadsReader(thinker, language_model, trie, detection.evidence(layers, heads), heads)
 
     @property
     def known_behind(self) -> int:
@@ -74,7 +80,7 @@ class ConflictDetector:
             self._given.pop()
 
     def _check(self, readings: Mapping[str, Tensor]) -> None:
-        needed = self.chase.reliability.modalities
+        needed = self.detection.modalities
         if missing := [name for name in needed if name not in readings]:
             raise ValueError(f"readings lack {', '.join(missing)}; the reliability estimate needs {', '.join(needed)}.")
         shapes = {name: tuple(reading.shape) for name, reading in readings.items()}
@@ -113,8 +119,8 @@ class ConflictDetector:
                 self._language_model,
                 prompts.without_answers(),
                 self.trie,
-                [name for name in self.chase.reliability.modalities if prompts.present(name).any()],
-                keep_transcript=self.chase.readings == "with_transcript",
+                [name for name in self.detection.modalities if prompts.present(name).any()],
+                keep_transcript=self.detection.readings == "with_transcript",
             )
         finally:
             self.busy = False
@@ -128,7 +134,7 @@ class ConflictDetector:
             name: reading.masked_fill(~prompts.present(name)[:, None], float("nan")) if name != "text" else reading
             for name, reading in readings.items()
         }
-        decision = self.chase.decide(shown, oracle)
+        decision = self.detection.decide(shown, oracle)
         listener(decision, shown)
         return decision.bonus if bool((decision.bonus != 0).any()) else None
 

@@ -21,7 +21,7 @@ from mosear.steering.attention import NAME, kernel_for
 from mosear.steering.conflict_detector import ConflictDetector
 from mosear.steering.passes import SteeredPass
 from mosear.steering.policies.base import Policy
-from mosear.steering.policies.chase import Chase, Decision
+from mosear.steering.policies.detection import Decision
 from mosear.steering.policies.reliability import Readings
 from mosear.steering.rows import SteeredRows
 from mosear.steering.stats import SequenceRecord, SteeringStats, Totals
@@ -55,7 +55,8 @@ class SteeringSession(PassListener):
     Args:
         model: an ``OmniBackbone``, a ``PeftModel`` or a thinker, in eval mode.
         policy: what to do with the attention of steered rows.
-        labels: candidate labels, for CHASE; a :class:`LabelTrie` if the model comes without its tokenizer.
+        labels: candidate labels, for a policy that decides, such as CHASE; a :class:`LabelTrie` if the model comes
+            without its tokenizer.
         record: keep statistics. Without them, layers and passes in which the policy does nothing cost nothing.
 
     Attributes:
@@ -82,9 +83,9 @@ class SteeringSession(PassListener):
             raise ValueError("The policy does not fit this model: " + "; ".join(problems) + ".")
         self.policy, self.record, self.trie = policy, record, _trie(model, labels)
         self.detector: ConflictDetector | None = None
-        if chase := next((step for step in policy.steps if isinstance(step, Chase)), None):
+        if (detection := policy.detection) is not None:
             self.detector = ConflictDetector(
-                chase, self.thinker, self.language_model, self.trie, self.layers, self.heads
+                detection, self.thinker, self.language_model, self.trie, self.layers, self.heads
             )
         self.last: SequenceRecord | None = None
         self._id, self._prompts = next(_numbers), 0
@@ -130,7 +131,7 @@ class SteeringSession(PassListener):
         readings: Mapping[str, Tensor] | None = None,
         directions: Sequence[str | None] | Tensor | None = None,
     ) -> Iterator[None]:
-        """What is known already about the clips of the passes in a block; without CHASE nobody asks.
+        """What is known already about the clips of the passes in a block; policies that decide nothing ignore it.
 
         Args:
             readings: label distributions ``[B, C]`` for ``audio``, ``visual`` and, if it counts, ``text``, with NaN

@@ -3,8 +3,8 @@
     {"policy": {"ar": {"threshold": 0.6, ...}, "chase": {"strength": 6.0, ...}},
      "backbone": "tiny-omni", "adapter": null, "split_hash": "...", "scores": {...}, "trials": [...]}
 
-``policy`` names one policy or both, in the order in which they are applied, with the fields of
-:class:`AttentionReallocation` and :class:`Chase`; a field that is left out has its default.
+``policy`` names policies by their ``key``, in the order in which they are applied, with their fields; a field that is
+left out has its default. A file imports nothing: it can name only :func:`~mosear.steering.known.known_policies`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from mosear.files import written_atomically
+from mosear.steering.known import known_policies
 from mosear.steering.policies.base import Policy
-from mosear.steering.policies.chase import Chase
-from mosear.steering.policies.reallocation import AttentionReallocation
-from mosear.steering.policies.reliability import Reliability
 from mosear.steering.policies.sequence import Policies
 
-STEPS: dict[str, type[AttentionReallocation] | type[Chase]] = {"ar": AttentionReallocation, "chase": Chase}
 NEEDED = {"policy": dict, "backbone": str, "split_hash": str, "scores": dict}
 OPTIONAL: dict[str, tuple[type, ...]] = {"adapter": (str, type(None)), "trials": (list,)}
 
@@ -146,17 +143,20 @@ def build_policy(
     Raises:
         ValueError: for unknown policies, unknown fields and impossible values.
     """
-    changes = changes or {}
+    changes, known = changes or {}, known_policies()
     if not settings:
-        raise ValueError(f"policy names none of {', '.join(STEPS)}.")
-    if unknown := [name for name in settings if name not in STEPS]:
-        raise ValueError(f"there is no policy {', '.join(map(repr, unknown))}; there are {', '.join(STEPS)}.")
+        raise ValueError(f"policy names none of {', '.join(known)}.")
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(
+            f"there is no policy {', '.join(map(repr, unknown))}; there are {', '.join(known)}. A policy of your own "
+            "package is known once a config names its class as _target_, or once your code has imported it."
+        )
     if strangers := [name for name in changes if name not in settings]:
         raise ValueError(f"changes={dict(changes)} are about {', '.join(strangers)}, which is not among the policies.")
     steps = []
     for name, fields in settings.items():
         try:
-            steps.append(STEPS[name](**{**fields, **changes.get(name, {})}))
+            steps.append(known[name](**{**fields, **changes.get(name, {})}))
         except TypeError as error:
             raise ValueError(f"{name}: {error}.") from error
     return steps[0] if len(steps) == 1 else Policies(steps)
@@ -166,16 +166,19 @@ def policy_as_dict(policy: Policy) -> dict[str, dict[str, Any]]:
     """What :func:`build_policy` turns into this policy again, ready for JSON.
 
     Raises:
-        ValueError: if a step or its reliability estimate is not one of ours, or a policy occurs twice.
+        ValueError: if a step has no key of its own or settings that JSON cannot hold, or a policy occurs twice.
     """
-    names = {kind: name for name, kind in STEPS.items()}
+    known = known_policies()
     found: dict[str, dict[str, Any]] = {}
     for step in policy.steps:
-        name = names.get(type(step))  # type: ignore[arg-type]
-        if name is None or name in found or (isinstance(step, Chase) and type(step.reliability) is not Reliability):
-            raise ValueError(
-                f"{step!r} cannot be written as JSON: only one AttentionReallocation and one Chase with a Reliability "
-                "can."
-            )
-        found[name] = asdict(step)  # type: ignore[call-overload]
+        refused = f"{step!r} cannot be written as JSON"
+        if known.get(step.key) is not type(step):
+            raise ValueError(f"{refused}: {type(step).__name__} has no `key` of its own.")
+        if step.key in found:
+            raise ValueError(f"{refused}: {step.key} occurs twice, and a settings file names each policy once.")
+        try:
+            found[step.key] = step.as_json()
+            json.dumps(found[step.key])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{refused}: {error}.") from error
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mosear.steering.policies.chase import Decision
+from mosear.steering.policies.detection import Decision
 from mosear.steering.policies.reliability import Readings
 from mosear.steering.rows import KEYS
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mosear.roles import TokenRole
-from mosear.steering.policies.chase import NO_TARGET, Chase
+from mosear.steering.policies.detection import NO_TARGET
 from mosear.steering.rows import KEYS
 from mosear.steering.stats import AFTER, BEFORE, FLAGGED
 
@@ -84,7 +84,7 @@ class SteeredEvaluation:
 
     def __init__(self, session: SteeringSession) -> None:
         self.session, self.telemetry = session, SteeringTelemetry()
-        self.chase = next((step for step in session.policy.steps if isinstance(step, Chase)), None)
+        self.detection = session.policy.detection
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
@@ -101,10 +101,11 @@ class SteeredEvaluation:
 
         Args:
             clips: ``B``; for the oracle they must say what each modality shows (``modality_labels``).
-            predictions: ``[B, C]`` by modality, from each alone; used if CHASE would read just that.
+            predictions: ``[B, C]`` by modality, from each alone; used if the policy would read just that.
         """
-        own = self.chase is not None and self.chase.detector == "masked" and self.chase.readings == "alone"
-        oracle = self.chase is not None and self.chase.target == "oracle"
+        needed = self.detection
+        own = needed is not None and needed.detector == "masked" and needed.readings == "alone"
+        oracle = needed is not None and needed.directions
         with self.session.given(
             readings=predictions if own and predictions else None,
             directions=[true_direction(clip) for clip in clips] if oracle else None,
@@ -114,7 +115,7 @@ class SteeredEvaluation:
     def note(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         """Count the batch that was answered last; per clip what the predictions say about it.
 
-        These are ``attention_before`` and ``attention_after``, and, if CHASE judged, ``conflict`` and ``target``.
+        These are ``attention_before`` and ``attention_after``, and, if the policy decided, ``conflict`` and ``target``.
         """
         record = self.session.last
         assert record is not None, "note() follows a pass of a session that records"

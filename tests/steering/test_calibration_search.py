@@ -16,8 +16,10 @@ from mosear.evaluation.bootstrap import paired_difference
 from mosear.roles import TokenRole
 from mosear.steering import AttentionReallocation, Chase, Policies, Policy, Reliability
 from mosear.steering.calibration.fitting import direction_accuracy, fit_reliability, usable
+from mosear.steering.calibration.policy_search import join
 from mosear.steering.calibration.search import Board, Search, Trial, check_subsets
-from mosear.steering.calibration.spaces import search_both, search_chase, search_heads, search_reallocation
+from mosear.steering.calibration.searches.ar import ReallocationSearch, search_reallocation
+from mosear.steering.calibration.searches.chase import ChaseSearch, search_chase, search_heads
 
 AUDIO, VISUAL = int(TokenRole.AUDIO), int(TokenRole.VISUAL)
 SUBSETS = ["consistent"] * 4 + ["video_aligned"] * 4 + ["audio_aligned"] * 4
@@ -247,7 +249,9 @@ def test_both_keeps_what_each_has_found() -> None:
     own, _ = search(lambda p: 3.0)
     first = own.run("ar", [AttentionReallocation(portion=0.4)])
     second = own.run("chase", [Chase(strength=3.0)])
-    search_both(own, first, second, [Reliability()])
+    searches = ReallocationSearch(None), ChaseSearch(None)  # type: ignore[arg-type]
+    searches[1].reliabilities = [Reliability()]
+    join(own, *searches, (first, second))
     joined = [trial.policy for trial in own.trials if isinstance(trial.policy, Policies)]
     assert {step.portion for own in joined for step in own.steps if isinstance(step, AttentionReallocation)} == {
         0.1, 0.2, 0.3, 0.4,

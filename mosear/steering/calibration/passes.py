@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from mosear.data.sample import Sample, collate
 from mosear.files import written_atomically
 from mosear.inference.scoring import label_log_probs
 from mosear.inference.unimodal import predictions_alone
-from mosear.steering import Chase, Policies, Policy, steer
+from mosear.steering import Policies, Policy, steer
 from mosear.steering.calibration.search import FloatArray
 from mosear.steering.settings import policy_as_dict
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.backbones.labels import LabelTrie
     from mosear.data.sample import OmniBatch
+    from mosear.steering.policies.detection import Detection
     from mosear.steering.policies.reliability import Readings
 
 SAMPLED = 64
@@ -107,39 +107,38 @@ class ClipPasses:
     def answers(self, policy: Policy, where: Tensor | None = None) -> FloatArray:
         """``[M, C]`` log-probabilities of the clips ``where`` (int64 ``[M]``; ``None`` = all).
 
-        Clips without face or voice keep their unsteered answer, and so do those about which CHASE decides nothing. What
-        a clip's answer depends on is the attention that is edited and the bonus that CHASE gives: a pass that has been
-        run for the same is not repeated.
+        Clips without face or voice keep their unsteered answer if the policy needs both, and so do those about which
+        it decides nothing. What a clip's answer depends on is the attention that is edited and the bonus that was
+        decided on: a pass that has been run for the same is not repeated.
         """
         where = torch.arange(len(self.samples)) if where is None else where
         result = self.unsteered.clone()
-        rest = where[self.both[where]]
-        chase = next((step for step in policy.steps if isinstance(step, Chase)), None)
-        if chase is not None:
-            readings = self.readings_of(chase)
-            bonus = chase.decide(readings).bonus
+        rest = where[self.both[where]] if all(step.needs_both for step in policy.steps) else where
+        detection = policy.detection
+        if detection is not None:
+            readings = self.readings_of(detection)
+            bonus = detection.decide(readings, None).bonus
             told = (bonus[rest] != 0).any(-1)
             self._fill(result, rest[told], policy, readings, bonus)
             rest = rest[~told]
-        others = [step for step in policy.steps if not isinstance(step, Chase) and not step.idle(None)]
+        others = [step for step in policy.steps if step.detection is None and not step.idle(None)]
         if others:
             alone = others[0] if len(others) == 1 else Policies(others)
             self._fill(result, rest, alone, {}, torch.zeros(len(result), 2))
         found: FloatArray = result[where].double().numpy()
         return found
 
-    def readings_of(self, chase: Chase) -> Readings:
-        """What a :class:`Chase` would read from each modality: ``[N, C]`` each."""
-        if chase.detector == "masked":
+    def readings_of(self, detection: Detection) -> Readings:
+        """What a policy would read from each modality: ``[N, C]`` each."""
+        if detection.detector == "masked":
             return self.readings
-        return self.heads_readings(chase, torch.arange(len(self.samples)))
+        return self.heads_readings(detection, torch.arange(len(self.samples)))
 
-    def heads_readings(self, chase: Chase, where: Tensor) -> dict[str, Tensor]:
+    def heads_readings(self, detection: Detection, where: Tensor) -> dict[str, Tensor]:
         """What the evidence heads say about some clips: ``[M, C]`` by modality."""
-        quiet = replace(chase, strength=0.0, suppress=0.0, heads=None)
 
         def run() -> dict[str, Tensor]:
-            with steer(self.backbone, quiet, self.trie) as session:
+            with steer(self.backbone, detection.silent, self.trie) as session:
 
                 def read(batch: OmniBatch, _: Tensor) -> dict[str, Tensor]:
                     label_log_probs(self.backbone, batch, self.trie)
@@ -150,7 +149,7 @@ class ClipPasses:
 
                 return self._over(where, read)
 
-        return self.store.get(f"evidence {quiet.evidence_heads} of {_digest(where)}", run)
+        return self.store.get(f"evidence {json.dumps(policy_as_dict(detection.silent))} of {_digest(where)}", run)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -196,13 +195,7 @@ class ClipPasses:
 
 def _edits(policy: Policy) -> Policy:
     """A policy without what shows in the bonus alone."""
-    steps = [
-        Chase(detector=step.detector, heads=step.heads, evidence_heads=step.evidence_heads)
-        if isinstance(step, Chase)
-        else step
-        for step in policy.steps
-        if isinstance(step, Chase) or not step.idle(None)
-    ]
+    steps = [step.once_decided() for step in policy.steps if step.detection is not None or not step.idle(None)]
     return steps[0] if len(steps) == 1 else Policies(steps)
 
 

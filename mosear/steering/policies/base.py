@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from mosear.steering.rows import Keys
+
+if TYPE_CHECKING:
+    from mosear.steering.policies.detection import Detection
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,70 @@ Edit = tuple[Tensor, Tensor]
 """New probabilities ``[B, H, T, K]``, and bool ``[B, H, T]``: where they are the policy's doing."""
 
 
+KEYED: dict[str, type[Policy]] = {}
+"""Every class with a key that was defined so far; see :func:`mosear.steering.known.known_policies`."""
+
+
 class Policy(ABC):
-    """Edits the attention of steered rows. Policies hold settings alone, never tensors."""
+    """Edits the attention of steered rows. Policies hold settings alone, never tensors: frozen dataclasses.
+
+    Attributes:
+        key: names the policy in settings files; lower-case letters and digits. Without one, a policy can be used but
+            not be saved.
+        needs_both: clips without face or without voice are never changed. Calibration then spares their passes.
+
+    Raises:
+        ValueError: when a class is defined whose key is malformed, or belongs to another class.
+    """
+
+    key: ClassVar[str] = ""
+    needs_both: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        key = vars(cls).get("key", "")
+        if not key:
+            return
+        if not isinstance(key, str) or not re.fullmatch("[a-z][a-z0-9]*", key):
+            raise ValueError(
+                f"{cls.__qualname__}.key={key!r} must consist of lower-case letters and digits, such as 'ar': names "
+                "of several policies are joined with an underscore."
+            )
+        other = KEYED.get(key, cls)
+        # A notebook defines the same class again whenever its cell is run.
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"{cls.__qualname__}.key={key!r} belongs to {other.__module__}.{other.__qualname__}. Choose another."
+            )
+        KEYED[key] = cls
 
     @property
     def steps(self) -> tuple[Policy, ...]:
         """The policies to apply, one after the other."""
         return (self,)
+
+    @property
+    def detection(self) -> Detection | None:
+        """What this policy needs to decide about a clip; ``None`` if it treats all clips alike."""
+        return None
+
+    def once_decided(self) -> Policy:
+        """The same edits, given the state: settings that act through the decision alone have their defaults.
+
+        Calibration runs a pass once for all policies for which this, and the state, is equal.
+        """
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings, as a settings file holds them; given to the class, they make an equal policy.
+
+        Raises:
+            ValueError: if JSON cannot hold them.
+        """
+        settings: Any = self
+        if not is_dataclass(settings):
+            raise ValueError(f"{type(self).__name__} is no dataclass")
+        return asdict(settings)  # type: ignore[arg-type]
 
     def problems(self, layers: int, heads: int) -> list[str]:
         """Why these settings do not fit a decoder with so many layers and heads per layer."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,36 +17,10 @@ from torch import Tensor
 from mosear.inference.distributions import jensen_shannon
 from mosear.roles import TokenRole
 from mosear.steering.policies.base import AttentionView, Edit, Policy, outside
+from mosear.steering.policies.detection import CONTEXTS, DETECTORS, NO_TARGET, Decision, Detection
 from mosear.steering.policies.reliability import Readings, Reliability, ReliabilityEstimate
 
-DETECTORS = ("masked", "heads")
-CONTEXTS = ("alone", "with_transcript")
 TARGETS = ("reliable", "audio", "visual", "oracle")
-NO_TARGET = -1
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What CHASE concludes about a batch.
-
-    Attributes:
-        conflict: float32 ``[B]`` in [0, 1]; NaN where a modality is absent.
-        scores: float32 ``[B, 2]`` reliability of audio and video; NaN where absent.
-        target: int64 ``[B]`` the :class:`TokenRole` to steer to, -1 where nothing is steered.
-        bonus: float32 ``[B, 2]`` what is added to the attention logits of audio and of visual tokens.
-    """
-
-    conflict: Tensor
-    scores: Tensor
-    target: Tensor
-    bonus: Tensor
-
-    @classmethod
-    def none(cls, batch: int, device: torch.device) -> Decision:
-        """About clips of which none has both modalities."""
-        unknown = torch.full((batch,), float("nan"), device=device)
-        target = torch.full((batch,), NO_TARGET, device=device)
-        return cls(unknown, unknown[:, None].expand(-1, 2), target, torch.zeros(batch, 2, device=device))
 
 
 @dataclass(frozen=True)
@@ -86,6 +60,9 @@ class Chase(Policy):
         evidence_heads: (layer, head) pairs that the heads detector reads; ``None`` means all of the first half of the
             layers.
     """
+
+    key: ClassVar[str] = "chase"
+    needs_both: ClassVar[bool] = True
 
     detector: Literal["masked", "heads"] = "masked"
     conflict_threshold: float = 0.1
@@ -161,6 +138,29 @@ class Chase(Policy):
         if self.evidence_heads is not None:
             return tuple(self.evidence_heads)
         return tuple((layer, head) for layer in range(max(1, layers // 2)) for head in range(heads))
+
+    @property
+    def detection(self) -> Detection:
+        """Its own settings of the detector, and :meth:`decide`."""
+        return Detection(
+            decide=self.decide,
+            silent=Chase(detector=self.detector, strength=0.0, evidence_heads=self.evidence_heads),
+            modalities=self.reliability.modalities,
+            detector=self.detector,
+            readings=self.readings,
+            directions=self.target == "oracle",
+            evidence=self.evidence,
+        )
+
+    def once_decided(self) -> Chase:
+        """The heads that act, and how late the decision comes."""
+        return Chase(detector=self.detector, heads=self.heads, evidence_heads=self.evidence_heads)
+
+    def as_json(self) -> dict[str, Any]:
+        """With a :class:`Reliability`; JSON holds no other estimate."""
+        if type(self.reliability) is not Reliability:
+            raise ValueError(f"its reliability is a {type(self.reliability).__name__}, not a Reliability")
+        return super().as_json()
 
     def acts_in(self, layer: int) -> bool:
         """Layers of ``heads``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,9 @@ class AttentionReallocation(Policy):
         layers: decoder layers to act in; ``None`` means all.
         phase: act on the prompt's tail (``prefill``), on answer tokens (``decode``) or on ``both``.
     """
+
+    key: ClassVar[str] = "ar"
+    needs_both: ClassVar[bool] = True
 
     threshold: float = 0.6
     portion: float = 0.5

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mosear.steering.policies.base import AttentionView, Edit, Policy, modality_mass
 from mosear.steering.policies.chase import Chase
+from mosear.steering.policies.detection import Detection
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Policies(Policy):
     """Each policy edits what the one before has left: ``p -> p' -> p''``.
 
     Attributes:
-        policies: in order; at most one :class:`Chase` among them.
+        policies: in order; at most one of them decides about clips (has a :attr:`detection`, as :class:`Chase` does).
     """
 
     policies: Sequence[Policy]
@@ -37,9 +38,20 @@ class Policies(Policy):
         """All of them, flat."""
         return tuple(step for policy in self.policies for step in policy.steps)
 
+    @property
+    def detection(self) -> Detection | None:
+        """That of the step that decides."""
+        return next((found for step in self.steps if (found := step.detection) is not None), None)
+
     def problems(self, layers: int, heads: int) -> list[str]:
-        """Those of each."""
-        return [problem for step in self.steps for problem in step.problems(layers, heads)]
+        """Those of each, and more than one that decides."""
+        found = [problem for step in self.steps for problem in step.problems(layers, heads)]
+        deciding = [type(step).__name__ for step in self.steps if step.detection is not None]
+        if len(deciding) > 1:
+            found.append(
+                f"{' and '.join(deciding)} each decide about every clip, but a session makes one decision; use one"
+            )
+        return found
 
     def acts_in(self, layer: int) -> bool:
         """If any does."""
@@ -50,7 +62,7 @@ class Policies(Policy):
         return all(step.idle(state) for step in self.steps)
 
     def apply(self, probabilities: Tensor, view: AttentionView) -> Edit:
-        """``view.state`` goes to the :class:`Chase` among them, the only one that has a state."""
+        """``view.state`` is about the step that decides; the others do without."""
         edited, touched = probabilities, None
         for step in self.steps:
             mass = view.mass if touched is None else modality_mass(edited, view.keys)
