@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mosear.config.adapter_options import offer_adapters
 from mosear.config.renamed import refuse_renamed
-from mosear.torchrun import register_resolvers
+from mosear.torchrun import first_reports, processes_start, register_resolvers
 
 register_resolvers()
 
@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> float | None:
         check_evaluation(cfg)
     except ConfigError as error:
         sys.exit(str(error))
+    processes_start()
     if cfg.dry_run:
         from mosear.planning.dry_run import report
 
@@ -42,6 +43,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    refuse_renamed(sys.argv[1:])
-    offer_adapters(sys.argv[1:])
-    main()
+    with first_reports():
+        refuse_renamed(sys.argv[1:])
+        offer_adapters(sys.argv[1:])
+        main()

@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mosear.config.renamed import refuse_renamed
-from mosear.torchrun import register_resolvers
+from mosear.torchrun import first_reports, processes_start, register_resolvers
 
 register_resolvers()
 
@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> float | None:
         check_training(cfg)
     except ConfigError as error:
         sys.exit(str(error))
+    processes_start()
     if cfg.dry_run:
         from mosear.planning.dry_run import report
 
@@ -36,5 +37,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    refuse_renamed(sys.argv[1:])
-    main()
+    with first_reports():
+        refuse_renamed(sys.argv[1:])
+        main()
