@@ -38,8 +38,12 @@ def main(cfg: DictConfig) -> float | None:
 
         return report(cfg)
     from mosear.runtime.flows import evaluate
+    from mosear.runtime.lock import RunDirectoryInUseError
 
-    return evaluate(cfg)["conflict_mean"]
+    try:
+        return evaluate(cfg)["conflict_mean"]
+    except RunDirectoryInUseError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,12 @@ def main(cfg: DictConfig) -> float | None:
 
         return report(cfg)
     from mosear.runtime.flows import train
+    from mosear.runtime.lock import RunDirectoryInUseError
 
-    return train(cfg)["conflict_mean"]
+    try:
+        return train(cfg)["conflict_mean"]
+    except RunDirectoryInUseError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -163,11 +163,13 @@ def _first_has_said(message: str) -> bool:
     if store is None:
         time.sleep(GRACE)
         return False
+    end = time.monotonic() + REPORT.total_seconds()
     try:
-        store.wait([_refusal(message)], REPORT)
-    except RuntimeError:  # torch's DistError: not said in time, or the store's machine has left
+        while not (said := store.check([_refusal(message)])) and time.monotonic() < end:
+            time.sleep(0.1)
+    except RuntimeError:  # torch's DistError: the store's machine has left
         return False
-    return True
+    return bool(said)
 
 
 @contextmanager
