@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mosear.config.renamed import refuse_renamed
-from mosear.torchrun import register_resolvers
+from mosear.torchrun import first_reports, processes_start, register_resolvers
 
 register_resolvers()
 
@@ -26,15 +26,21 @@ def main(cfg: DictConfig) -> float | None:
         check_training(cfg)
     except ConfigError as error:
         sys.exit(str(error))
+    processes_start()
     if cfg.dry_run:
         from mosear.planning.dry_run import report
 
         return report(cfg)
     from mosear.runtime.flows import train
+    from mosear.runtime.lock import RunDirectoryInUseError
 
-    return train(cfg)["conflict_mean"]
+    try:
+        return train(cfg)["conflict_mean"]
+    except RunDirectoryInUseError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    refuse_renamed(sys.argv[1:])
-    main()
+    with first_reports():
+        refuse_renamed(sys.argv[1:])
+        main()

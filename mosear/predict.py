@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mosear.runtime.predictor import Prediction, Predictor
 
 NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
+TRUST_HELP = "run code that the backbone's checkpoint brings along; a run cannot ask for it"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,6 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--generate", action="store_true", help="generate and parse text instead of scoring labels")
     parser.add_argument("--max-new-tokens", type=int, default=16, help="with --generate (default: 16)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips per pass (default: 8)")
+    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON, one object per clip, instead of a table")
     args = parser.parse_args(arguments)
     if args.text is not None and len(args.text) != len(args.clips):
@@ -53,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mosear.runtime.predictor import Predictor
 
     quiet_libraries()
-    options = {"method": "generate" if args.generate else "score", "max_new_tokens": args.max_new_tokens}
+    options = {
+        "method": "generate" if args.generate else "score",
+        "max_new_tokens": args.max_new_tokens,
+        "trust_remote_code": args.trust_remote_code,
+    }
     try:
         if args.adapter:
             predictor = Predictor.from_run(args.adapter, args.backbone, **options)

@@ -7,7 +7,10 @@ is imported and nothing happens.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +22,10 @@ from typing import Any
 PREFIX = "mosear"
 PATIENCE = timedelta(hours=12)
 """Longest wait for the first process, which may render a corpus."""
+REPORT = timedelta(seconds=30)
+"""Longest wait for the first process to report that it refuses to start."""
+GRACE = 5.0
+"""The same in seconds where processes share no store."""
 
 
 def launched_world() -> int:
@@ -109,6 +116,60 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("started", started, replace=True)
     OmegaConf.register_new_resolver("run_log", log_name, replace=True)
+
+
+@contextmanager
+def first_reports() -> Iterator[None]:
+    """Lets the first process say why the processes refuse to start, before any of them leaves.
+
+    A launcher ends all others as soon as one has left, often before they have spoken, and may show the first one's
+    output alone. So another process leaves when the first has said the same. If it does not say so (its machine may
+    have what this one lacks), the process speaks for itself. Meant are exits by :class:`SystemExit` before
+    :func:`processes_start` is called.
+    """
+    try:
+        yield
+    except SystemExit as left:
+        if _started.is_set() or launched_world() == 1 or left.code in (None, 0):
+            raise
+        message = left.code if isinstance(left.code, str) else ""  # a number: it has been printed already
+        if launched_rank() == 0:
+            print(message, file=sys.stderr, end="\n" if message else "", flush=True)
+            _refusal_is_said(message)
+        elif not _first_has_said(message) and message:
+            print(f"process {launched_rank()} of {launched_world()}: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(1 if message else left.code) from None
+
+
+_started = threading.Event()
+
+
+def processes_start() -> None:
+    """Nothing refuses to start any more: from now on a process that leaves does not wait for the first one."""
+    _started.set()
+
+
+def _refusal(message: str) -> str:
+    return f"refused/{hashlib.sha256(message.encode()).hexdigest()}"
+
+
+def _refusal_is_said(message: str) -> None:
+    if (store := launch_store()) is not None:
+        store.set(_refusal(message), "yes")
+
+
+def _first_has_said(message: str) -> bool:
+    store = launch_store()
+    if store is None:
+        time.sleep(GRACE)
+        return False
+    end = time.monotonic() + REPORT.total_seconds()
+    try:
+        while not (said := store.check([_refusal(message)])) and time.monotonic() < end:
+            time.sleep(0.1)
+    except RuntimeError:  # torch's DistError: the store's machine has left
+        return False
+    return bool(said)
 
 
 @contextmanager

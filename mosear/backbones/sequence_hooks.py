@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -127,8 +128,10 @@ class SequenceHooks:
     def __init__(self, thinker: nn.Module, family: OmniFamily) -> None:
         self.thinker, self.family = thinker, family
         self.listeners: list[PassListener] = []
-        self._frames: list[_Frame] = []
-        self._noted: tuple[Tensor, Tensor | None] | None = None
+        # By thread: the passes that run now, and the ids that the inner model got. A pass that is refused in one thread
+        # must not disturb a pass of another one.
+        self._frames_of: dict[int, list[_Frame]] = {}
+        self._noted: dict[int, tuple[Tensor, Tensor | None]] = {}
         inner = thinker.get_submodule(family.language_model_path.rpartition(".")[0])
         language_model = thinker.get_submodule(family.language_model_path)
         self._handles = [
@@ -158,23 +161,31 @@ class SequenceHooks:
                 handle.remove()
             delattr(self.thinker, HOOKS)
 
+    @property
+    def _frames(self) -> list[_Frame]:
+        """The passes that run now in this thread, the innermost last."""
+        return self._frames_of.setdefault(get_ident(), [])
+
     def current(self, listener: PassListener) -> Any:
         """What belongs to a listener in the pass that runs now; ``None`` where it takes no part."""
-        return self._frames[-1].own.get(listener) if self._frames else None
+        frames = self._frames_of.get(get_ident())
+        return frames[-1].own.get(listener) if frames else None
 
     # -- roles of passes that are described by no state ---------------------------------------------------------------
 
     def _note_input(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         given = arguments(module, args, kwargs)
         ids = given.get("input_ids")
-        self._noted = None if ids is None else (ids, given.get("attention_mask"))
+        self._forget_input()
+        if ids is not None:
+            self._noted[get_ident()] = ids, given.get("attention_mask")
 
     def _forget_input(self, *_: Any) -> None:
-        self._noted = None
+        self._noted.pop(get_ident(), None)
 
     def _derived_roles(self, given: dict[str, Any], batch: int, length: int) -> Tensor | None:
         """``[B, L]`` roles from the ids; ``None`` if they do not describe such a pass."""
-        noted = self._noted
+        noted = self._noted.get(get_ident())
         if given.get("inputs_embeds") is None:
             noted = given["input_ids"], given.get("attention_mask")
         if noted is None:
@@ -212,7 +223,10 @@ class SequenceHooks:
         return (args, {**kwargs, **added}) if added else None
 
     def _end(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        frame = self._frames.pop() if self._frames else _Frame()
+        frames = self._frames
+        frame = frames.pop() if frames else _Frame()
+        if not frames:
+            del self._frames_of[get_ident()]
         if frame.call is None or not frame.starts or output is None:  # no part in it, a continuation, or an exception
             return
         key_values = arguments(module, args, kwargs).get("past_key_values")

@@ -6,7 +6,8 @@
       metrics.csv     the CSV log up to here, if there is one
       COMPLETE        JSON: format, step, processes, settings, and size and SHA-256 of every other file
 
-A directory without ``COMPLETE`` was never finished and is ignored.
+A directory without ``COMPLETE`` was never finished and is ignored. What interrupted writes and deletions have left is
+swept away when the next checkpoint is begun; only one run may write to a directory (:mod:`mosear.runtime.lock`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +25,8 @@ from typing import Any
 FORMAT = 1
 COMPLETE, STATE, CSV_LOG = "COMPLETE", "state.ckpt", "metrics.csv"
 STAGING, PREFIX = ".tmp-", "step-"
+DELETED = f"{STAGING}old-"
+_RANK_FILE = re.compile(r"rank-\d+\.pt")
 
 
 class CheckpointError(ValueError):
@@ -64,7 +68,7 @@ def rank_file(rank: int) -> str:
 
 def begin(root: Path, step: int) -> Path:
     """An empty staging directory; what interrupted writes have left behind is swept away."""
-    for left in root.glob(f"{STAGING}*"):
+    for left in (*root.glob(f"{STAGING}*"), *filter(_half_deleted, root.glob(f"{PREFIX}*"))):
         shutil.rmtree(left, ignore_errors=True)
     staging = root / f"{STAGING}{directory_name(step)}"
     staging.mkdir(parents=True)
@@ -112,9 +116,21 @@ def digest(path: Path) -> str:
 
 
 def remove(directory: Path) -> None:
-    """Delete a checkpoint; interrupted half-way, it is no longer complete."""
-    (directory / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    """Delete a checkpoint. It is renamed first: what an interrupted deletion leaves is swept like any staging."""
+    if not directory.is_dir():
+        return
+    aside = directory.with_name(f"{DELETED}{directory.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(directory, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _half_deleted(directory: Path) -> bool:
+    """Whether earlier versions were interrupted in deleting it: no marker, and nothing that a checkpoint has not."""
+    if not directory.name.removeprefix(PREFIX).isdigit() or not directory.is_dir():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    return all(name in (STATE, CSV_LOG) or _RANK_FILE.fullmatch(name) for name in names)
 
 
 def complete(root: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mosear.predict import TRUST_HELP
 from mosear.steering.calibration.searches import searchable
 
 
@@ -50,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--head-clips", type=int, default=200, help="clips on which each head is tried (default: 200)")
     parser.add_argument("--batch-size", type=int, help="clips per step (default: data.eval_batch_size)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier settings file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides, such as data_dir=DIR")
     return parser.parse_args(arguments)

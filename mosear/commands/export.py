@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosear.experts.export.to_lora import FITS
+from mosear.predict import TRUST_HELP
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch-size", type=int, help="clips per step (default: data.eval_batch_size of the run)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     parser.add_argument("--backbone", help="embedded name, checkpoint directory or hub id (default: the run's own)")
+    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     return parser.parse_args(arguments)
 

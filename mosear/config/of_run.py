@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mosear.config.foreign import OWN, without_code
 from mosear.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
         overrides: of the command line.
 
     Raises:
-        ConfigError: if ``run`` is no run with a trained adapter.
+        ConfigError: if ``run`` is no run with a trained adapter, or its config names code of its own.
     """
     cfg = cfg.copy()
     with open_dict(cfg):
@@ -43,6 +44,7 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
         saved = OmegaConf.load(path)
         assert isinstance(saved, DictConfig)
         set_here = [override.partition("=")[0].lstrip("+~") for override in overrides]
+        without_code(saved, path, keys=[key for key in TAKEN if key in OWN and key not in set_here], ours=set_here)
         for key in TAKEN:
             theirs = OmegaConf.select(saved, key)
             chosen = any(name == key or key.startswith(f"{name}.") for name in set_here if name != "data")

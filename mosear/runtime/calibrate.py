@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mosear.backbones.devices import chosen_device, device_problems
 from mosear.backbones.sequences import thinker_of
+from mosear.config.foreign import TRUST
 from mosear.runtime.calibration_clips import Clips, backbone_config, chosen_clips, read_clips, validation_data
 from mosear.runtime.run import Run
 from mosear.steering.calibration.passes import ClipPasses, PassStore, model_fingerprint, settings_fingerprint
@@ -53,6 +54,7 @@ class Calibration:
         head_clips: clips on which each single head is tried.
         batch_size: clips per step; ``None`` = the config's.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` = a GPU if there is one.
+        trust_remote_code: run code that the backbone's checkpoint brings along; a run cannot ask for it.
         overwrite: replace an earlier file.
         overrides: of the config, as for ``eval.py``: ``data_dir=/scratch/data``.
     """
@@ -69,6 +71,7 @@ class Calibration:
     head_clips: int = 200
     batch_size: int | None = None
     device: str | None = None
+    trust_remote_code: bool = False
     overwrite: bool = False
     overrides: Sequence[str] = ()
 
@@ -171,9 +174,11 @@ def calibrate(calibration: Calibration, console: Console | None = None) -> Outco
 def reopened(calibration: Calibration) -> Run:
     """The run of the adapter, or a bare backbone as ``eval.py`` would compose it."""
     if calibration.adapter is not None:
-        return Run.open(calibration.adapter, calibration.overrides)
-    name = calibration.backbone or "tiny-omni"
-    return Run(backbone_config(name, calibration.manifest, calibration.overrides))
+        return Run.open(calibration.adapter, calibration.overrides, trust_remote_code=calibration.trust_remote_code)
+    name, overrides = calibration.backbone or "tiny-omni", [*calibration.overrides]
+    if calibration.trust_remote_code:
+        overrides.append(f"{TRUST}=true")
+    return Run(backbone_config(name, calibration.manifest, overrides))
 
 
 def _fingerprint(cfg: DictConfig, backbone: OmniBackbone, clips: Clips) -> str:

@@ -18,6 +18,7 @@ from mosear.backbones.labels import LabelTrie
 from mosear.backbones.tiny import EMBEDDED
 from mosear.data.batches import split_samples
 from mosear.data.manifest import Manifest, load_manifest
+from mosear.data.same_media import with_same_media
 from mosear.data.sample import Sample
 from mosear.evaluation.answering import Answering
 from mosear.methods.omni_system import OmniSystem
@@ -61,8 +62,9 @@ def validation_clips(path: Path, *, root: str | None, test: Path | None) -> Mani
 
     Args:
         path: the manifest.
-        root: of its media.
-        test: the run's test manifest, to make sure that this is another one; of it only ids are looked at.
+        root: of the media of both manifests; ``None`` = each beside its own.
+        test: the run's test manifest, to make sure that this is another one; of it only ids and the bytes of media
+            files are compared.
 
     Raises:
         ValueError: naming the clip that is not for validation, or is a test clip.
@@ -75,13 +77,19 @@ def validation_clips(path: Path, *, root: str | None, test: Path | None) -> Mani
                 f"give a manifest in which every clip has split {SPLIT!r}."
             )
     if test is not None and test.is_file():
-        other = load_manifest(test)
+        other = load_manifest(test, root=root)
         if other.fingerprint == manifest.fingerprint:
             raise ValueError(f"{path} is the run's test manifest ({test}). Calibration may see validation clips alone.")
         if shared := {clip.id for clip in other} & {clip.id for clip in manifest}:
             raise ValueError(
                 f"{path}: {len(shared)} clips, such as {min(shared)!r}, are in the run's test manifest ({test}), too. "
                 "Calibration may see validation clips alone."
+            )
+        if pairs := with_same_media(manifest, other):
+            (ours, theirs), *_ = pairs
+            raise ValueError(
+                f"{path}: {len(pairs)} clips have a media file of the run's test manifest ({test}) under another id: "
+                f"{ours.id!r} is {theirs.id!r} there. Calibration may see validation clips alone."
             )
     return manifest
 

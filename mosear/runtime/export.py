@@ -54,6 +54,7 @@ class Export:
         batch_size: clips per step; ``None`` = the run's own.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` = a GPU if there is one.
         backbone: overrides the backbone's name, e.g. where a local copy lies elsewhere.
+        trust_remote_code: run code that the backbone's checkpoint brings along; a run cannot ask for it.
         overwrite: replace an earlier export.
     """
 
@@ -65,6 +66,7 @@ class Export:
     batch_size: int | None = None
     device: str | None = None
     backbone: str | None = None
+    trust_remote_code: bool = False
     overwrite: bool = False
 
     @property
@@ -121,7 +123,7 @@ def export_lora(export: Export) -> dict[str, Any]:
         ValueError: see :meth:`Export.check`; and if no clip could be read.
     """
     export.check()
-    run = Run.open(export.adapter)
+    run = Run.open(export.adapter, trust_remote_code=export.trust_remote_code)
     scorer = Scorer.of(run, export)
     network = load_adapter(scorer.backbone, export.adapter)
     rows: dict[str, list[PredictionRow]] = {}

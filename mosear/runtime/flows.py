@@ -17,6 +17,7 @@ from mosear.loggers.build import closing_runs
 from mosear.methods.system import TUNED, ZERO_SHOT
 from mosear.runtime import assemble as build
 from mosear.runtime import resume
+from mosear.runtime.lock import alone_in_run_directory
 from mosear.runtime.lost_peers import naming_lost_peers
 from mosear.runtime.results import publish
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 @closing_runs()
 @naming_lost_peers()
+@alone_in_run_directory
 @signals_as_before()
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Tune a system, test it and what it was before, publish. Returns the metrics."""
@@ -62,6 +64,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 @closing_runs()
 @naming_lost_peers()
+@alone_in_run_directory
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Test a system, with what was tuned of it if that is given. Returns the metrics."""
     start = time.perf_counter()

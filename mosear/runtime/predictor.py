@@ -88,15 +88,18 @@ class Predictor:
         self.answerer = Answerer(backbone, prompt, method=method, max_new_tokens=max_new_tokens)
 
     @classmethod
-    def from_run(cls, path: str | Path, backbone: str | None = None, **options: Any) -> Predictor:
+    def from_run(
+        cls, path: str | Path, backbone: str | None = None, *, trust_remote_code: bool = False, **options: Any
+    ) -> Predictor:
         """With the run's own backbone, adapter, prompt and budgets.
 
         Args:
             path: the run directory, or its ``adapter/``.
             backbone: where the backbone lies, if not under the run's name for it.
+            trust_remote_code: run code that the backbone's checkpoint brings along.
             options: ``method`` and ``max_new_tokens``.
         """
-        run = Run.open(path)
+        run = Run.open(path, trust_remote_code=trust_remote_code)
         loaded = run.backbone(backbone)
         run.network(loaded)
         data = run.cfg.data
@@ -104,9 +107,10 @@ class Predictor:
         return cls(loaded, run.prompt, run.budget, adapter=run.adapter, **limits, **options)
 
     @classmethod
-    def bare(cls, backbone: str = "tiny-omni", **options: Any) -> Predictor:
+    def bare(cls, backbone: str = "tiny-omni", *, trust_remote_code: bool = False, **options: Any) -> Predictor:
         """An embedded backbone without an adapter."""
-        return cls(load_backbone(backbone, dtype="fp32"), Prompt(), TINY_BUDGET, **options)
+        loaded = load_backbone(backbone, dtype="fp32", trust_remote_code=trust_remote_code)
+        return cls(loaded, Prompt(), TINY_BUDGET, **options)
 
     @contextmanager
     def steered(self, settings: str | Path) -> Iterator[None]:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mosear.backbones import load_backbone
+from mosear.config.foreign import TRUST, without_code
 from mosear.data.budget import MediaBudget
 from mosear.data.prompt import Prompt
 from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Run:
     """What a run directory holds about its model.
 
-    Objects are built here, by name; nothing that a ``_target_`` of the config names is imported.
+    Objects are built here, by name. A config that names code of its own is refused (:mod:`mosear.config.foreign`), and
+    code that a checkpoint brings along runs only if the caller trusts it, whatever the run says.
 
     Args:
         cfg: of the run.
@@ -35,15 +37,17 @@ class Run:
         self.cfg, self.adapter = cfg, adapter
 
     @classmethod
-    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def open(cls, path: str | Path, overrides: Sequence[str] = (), *, trust_remote_code: bool = False) -> Self:
         """Reopen a run.
 
         Args:
             path: the run directory, or its ``adapter/``.
             overrides: of the config, ``KEY=VALUE``.
+            trust_remote_code: run code that the backbone's checkpoint brings along; what the run says counts for
+                nothing.
 
         Raises:
-            ValueError: if it is no run directory, or has no trained adapter.
+            ValueError: if it is no run directory, has no trained adapter, or its config names code.
         """
         path = Path(path)
         adapter = path / ADAPTER if (path / ADAPTER / "adapter_config.json").is_file() else path
@@ -56,7 +60,10 @@ class Run:
             raise ValueError(
                 f"{config} is missing: it says which backbone, prompt and budgets {adapter} was trained with."
             )
-        cfg = OmegaConf.merge(RunFiles(adapter.parent).config, OmegaConf.from_dotlist(list(overrides)))
+        saved = RunFiles(adapter.parent).config
+        without_code(saved, config)
+        trust = [f"{TRUST}=true"] if trust_remote_code else []
+        cfg = OmegaConf.merge(saved, OmegaConf.from_dotlist([*overrides, *trust]))
         assert isinstance(cfg, DictConfig)
         return cls(cfg, adapter)
 

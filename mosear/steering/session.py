@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -39,6 +40,10 @@ NESTED = (
     "Policies((first, second))."
 )
 TRAINING = "Steering is for inference, and the language model is in training mode. Call model.eval()."
+OTHER_THREAD = (
+    "This model is steered by a session of another thread ({owner}), and this pass runs in {here}. A session steers "
+    "the passes of the thread that opened it: open it in the thread that runs the model, or wait until it is left."
+)
 FOREIGN_CACHE = (
     "This KV cache was not filled in this steering session (or was cropped into its prompt): nothing says which of its "
     "keys carry which modality. Read the prompt inside the session."
@@ -49,6 +54,9 @@ _numbers = itertools.count()
 
 class SteeringSession(PassListener):
     """One policy in one model.
+
+    A session belongs to the thread that opens it. While it is open, passes of other threads through the same model are
+    refused: which of them are meant to be steered is not known.
 
     Use :func:`steer`; or, where a ``with`` block does not fit (callbacks), :meth:`install` and :meth:`remove`.
 
@@ -90,6 +98,7 @@ class SteeringSession(PassListener):
         self.last: SequenceRecord | None = None
         self._id, self._prompts = next(_numbers), 0
         self._installed = ExitStack()
+        self._thread = _this_thread()
         self.reset_stats()
 
     # -- in and out -------------------------------------------------------------------------------------------------
@@ -117,6 +126,7 @@ class SteeringSession(PassListener):
             hooks = SequenceHooks.of(self.thinker, self.family)
             hooks.add(self)
             stack.callback(hooks.remove, self)
+            self._thread = _this_thread()
             self._installed = stack.pop_all()
         return self
 
@@ -177,7 +187,13 @@ class SteeringSession(PassListener):
     # -- the language model -----------------------------------------------------------------------------------------
 
     def listens(self, module: nn.Module) -> bool:
-        """To all passes but those that look for evidence."""
+        """To all passes but those that look for evidence.
+
+        Raises:
+            ValueError: if the language model is in training mode, or the pass runs in another thread.
+        """
+        if threading.get_ident() != self._thread[0]:
+            raise ValueError(OTHER_THREAD.format(owner=self._thread[1], here=_this_thread()[1]))
         if self.detector is not None and self.detector.busy:
             return False
         if module.training:
@@ -254,6 +270,11 @@ def steer(
         yield session
     finally:
         session.remove()
+
+
+def _this_thread() -> tuple[int, str]:
+    """Number and name: a thread object itself would keep a model with an open session from being copied."""
+    return threading.get_ident(), threading.current_thread().name
 
 
 def _positions(given: Tensor | None, roles: Tensor) -> Tensor:

@@ -51,6 +51,27 @@ def test_only_complete_ones_count_and_the_newest_stay(tmp_path):
     assert files.complete(tmp_path / "nowhere") == []
 
 
+def test_an_interrupted_deletion_is_swept_away(tmp_path):
+    for step in (1, 2, 3):
+        written(tmp_path, step)
+    (tmp_path / "step-000001").rename(tmp_path / f"{files.DELETED}step-000001")  # as it is interrupted now
+    (tmp_path / "step-000002" / COMPLETE).unlink()  # as earlier versions were
+    others = tmp_path / "step-000004"
+    others.mkdir()
+    (others / "pytorch_model.bin").touch()  # of another program
+    (tmp_path / "step-last").mkdir()
+    files.begin(tmp_path, 5)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".tmp-step-000005", "step-000003", "step-000004", "step-last"]
+
+
+def test_a_deletion_leaves_nothing(tmp_path):
+    directory = written(tmp_path, 1)
+    files.remove(directory)
+    files.remove(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupted_write_is_swept_away_and_an_older_twin_replaced(tmp_path):
     written(tmp_path, 3)
     staging = files.begin(tmp_path, 3)

@@ -214,6 +214,22 @@ def test_test_data_is_refused(asked: Calibration, data_dir: Path, tmp_path: Path
     assert "is the run's test manifest" in refusal(same, synthetic / "val.parquet")
 
 
+def test_test_media_under_other_names_are_refused(asked: Calibration, data_dir: Path, tmp_path: Path) -> None:
+    """New ids, another split, other paths: the bytes are the same."""
+    synthetic = data_dir / "synthetic"
+    shutil.copytree(synthetic, tmp_path / "copy")
+    clips = [
+        replace(clip, id=f"mine_{number}", split="val")
+        for number, clip in enumerate(load_manifest(synthetic / "test.parquet"))
+        if clip.video or clip.audio
+    ]
+    message = refusal(asked, write_manifest(clips, tmp_path / "copy" / "mine.parquet"))
+    assert f"{len(clips)} clips have a media file of the run's test manifest" in message
+    assert "'mine_0' is 'test_consistent_00000' there" in message
+    val = list(load_manifest(synthetic / "val.parquet"))
+    assert "1 clips have" in refusal(asked, write_manifest([*val, clips[-1]], tmp_path / "copy" / "one.parquet"))
+
+
 def test_missing_subsets_are_found_before_anything_is_loaded(asked: Calibration, tmp_path: Path) -> None:
     clip = Clip(id="t", text="well.", label="sad", split="val", subset="consistent")
     message = refusal(asked, write_manifest([clip], tmp_path / "c.jsonl"))

@@ -163,3 +163,57 @@ def test_processes_agree_on_the_start_and_take_turns(tmp_path: Path) -> None:
     assert len(set(times)) == 1
     assert logs == ("run.log", "run.rank1.log", "run.rank2.log")
     assert did == ("True", "False", "False")
+
+
+REFUSING = """
+import sys, time
+from datetime import timedelta
+from mosear import torchrun
+rank = torchrun.launched_rank()
+with torchrun.first_reports():
+    case = sys.argv[1]
+    if case == "all":  # the first one is late
+        time.sleep(3 * (rank == 0))
+        sys.exit("there is no GPU")
+    if case == "one":
+        torchrun.REPORT, torchrun.GRACE = timedelta(seconds=1), 1.0
+        if rank == 1:
+            sys.exit("there is no GPU")
+        time.sleep(30)
+    torchrun.processes_start()
+    sys.exit(f"failed later on {rank}")
+"""
+
+
+def refused(tmp_path: Path, case: str, *launcher: str, **environment: str) -> str:
+    """What is shown of processes that refuse to start, or fail later."""
+    script = tmp_path / "refusing.py"
+    script.write_text(REFUSING)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), case],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def test_the_first_process_reports_before_the_launcher_ends_it(tmp_path: Path) -> None:
+    shown = refused(tmp_path, "all", *TORCHRUN)
+    assert shown.startswith("there is no GPU\n") and shown.count("there is no GPU") == 1
+
+
+def test_a_process_that_refuses_alone_speaks_for_itself(tmp_path: Path) -> None:
+    assert refused(tmp_path, "one", *TORCHRUN).startswith("process 1 of 2: there is no GPU\n")
+    alone = refused(tmp_path, "one", RANK="1", WORLD_SIZE="2")  # a launcher without a store
+    assert alone == "process 1 of 2: there is no GPU\n"
+
+
+def test_later_exits_are_left_alone(tmp_path: Path) -> None:
+    assert refused(tmp_path, "later", RANK="1", WORLD_SIZE="2") == "failed later on 1\n"
+    assert refused(tmp_path, "all", RANK="0", WORLD_SIZE="1") == "there is no GPU\n"

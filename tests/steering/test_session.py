@@ -1,6 +1,7 @@
 """What a session installs and takes out again, and whom it refuses."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -112,6 +113,39 @@ def test_sessions_do_not_nest(own: OmniBackbone) -> None:
     session.remove()
     with steer(own, AR), steer(another, AR):  # two models do not disturb each other
         pass
+
+
+@torch.no_grad()
+def test_passes_of_other_threads_are_refused_and_disturb_nothing(own: OmniBackbone) -> None:
+    inputs = make_batch(own).model_inputs()
+    with ThreadPoolExecutor(1, thread_name_prefix="another") as pool:
+        plain = own.model(**inputs).logits
+        with steer(own, AR) as session:
+            steered = own.model(**inputs).logits
+            counted = session.stats.rows
+            with pytest.raises(ValueError, match=r"another.*session steers the passes of the thread that opened it"):
+                pool.submit(lambda: own.model(**inputs)).result()
+            assert own.model(**inputs).logits.equal(steered)
+            assert session.stats.rows.equal(2 * counted)
+        assert not steered.equal(plain)
+        assert pool.submit(lambda: own.model(**inputs).logits).result().equal(plain)  # left: free again
+
+
+@torch.no_grad()
+def test_a_refused_pass_leaves_a_running_one_alone(own: OmniBackbone) -> None:
+    inputs = make_batch(own).model_inputs()
+    with ThreadPoolExecutor(1) as pool, steer(own, AR):
+        steered = own.model(**inputs)
+
+        def meanwhile(*_: Any) -> None:
+            with pytest.raises(ValueError, match="thread"):
+                pool.submit(lambda: own.model(**inputs)).result()
+
+        handle = own.language_model.layers[1].register_forward_pre_hook(meanwhile)
+        found = own.model(**inputs)
+        handle.remove()
+        assert found.logits.equal(steered.logits)
+        own.model(input_ids=inputs["input_ids"][:, -1:], past_key_values=found.past_key_values)  # it kept its rows
 
 
 def test_a_session_for_every_kind_of_model(own: OmniBackbone) -> None:
