@@ -61,7 +61,7 @@ def store_of_this_start(timeout: timedelta) -> Any:
         timeout: for this, and for whatever the store is used for later.
 
     Raises:
-        TimeoutError: if a process has not asked, or nobody has answered.
+        TimeoutError: if a process has not asked, or no answer came.
     """
     keys = launch_store()
     if keys is None:

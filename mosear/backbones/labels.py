@@ -105,7 +105,7 @@ class LabelTrie:
         Args:
             attention_mask: ``[B, L]`` of the prompts, 0 on padding.
             position_ids: ``[3, B, L]``.
-            hidden_keys: ``[B, L]`` bool, prompt tokens that nobody may see.
+            hidden_keys: ``[B, L]`` bool, prompt tokens that are hidden.
         """
         device, count = attention_mask.device, len(self.tokens)
         ends = position_ids.amax(0).masked_fill(~attention_mask.bool(), 0).amax(1)

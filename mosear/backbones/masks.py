@@ -15,11 +15,11 @@ def causal_mask(attention_mask: Tensor, hidden_keys: Tensor | None = None) -> Te
 
     Args:
         attention_mask: ``[B, L]``, 0 on padding.
-        hidden_keys: ``[B, L]`` bool, True on tokens that nobody else may see.
+        hidden_keys: ``[B, L]`` bool, True on tokens that no other token may see.
 
     Returns:
         bool ``[B, 1, L, L]``: query i sees key j iff j <= i, j is real and not hidden; every token sees itself, so no
-        row is empty (rows of padding and of hidden tokens are read by nobody).
+        row is empty (rows of padding and of hidden tokens are never read).
     """
     length = attention_mask.shape[1]
     keys = attention_mask.bool()
@@ -36,7 +36,7 @@ def tree_mask(attention_mask: Tensor, ancestors: Tensor, hidden_keys: Tensor | N
     Args:
         attention_mask: ``[B, L]`` of the prompt, 0 on padding.
         ancestors: bool ``[N, N]``, True where node i descends from (or is) node j.
-        hidden_keys: ``[B, L]`` bool, prompt tokens that nobody may see.
+        hidden_keys: ``[B, L]`` bool, prompt tokens that are hidden.
 
     Returns:
         bool ``[B, 1, N, L + N]``: a node sees the visible prompt, its ancestors and itself.

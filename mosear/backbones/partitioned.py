@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def weights_are_partitioned() -> bool:
     """Whether this run spreads weights over its processes."""
-    if "deepspeed" not in sys.modules:  # nobody has asked for it, and importing it takes seconds
+    if "deepspeed" not in sys.modules:  # it is not in use, and importing it takes seconds
         return False
     from transformers.integrations import is_deepspeed_zero3_enabled
 

@@ -43,7 +43,7 @@ class SteeringCallback(RunCallback):
             self._session = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install; nobody reads statistics of a validation."""
+        """Install; statistics of a validation are not used."""
         self._install(pl_module, record=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -48,7 +48,7 @@ def metrics_are_known(cfg: DictConfig) -> Iterator[Problem]:
 def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
     """The clips have the split, labels, media and columns that the benchmark needs.
 
-    Manifests that nobody asks anything of (no split, no metrics), or that are rendered later, are not opened.
+    Manifests without requirements (no split, no metrics), or that are rendered later, are not opened.
     """
     from mosear.data.manifest import ManifestError, load_manifest
 
@@ -69,9 +69,9 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
         return
     clips = list(manifest)
     yield from _media_is_there(cfg, manifest)
-    strangers = Counter(clip.split for clip in clips if split is not None and clip.split != split)
-    if strangers:
-        listed = ", ".join(f"{count} {name}" for name, count in strangers.items())
+    foreign = Counter(clip.split for clip in clips if split is not None and clip.split != split)
+    if foreign:
+        listed = ", ".join(f"{count} {name}" for name, count in foreign.items())
         yield Problem(
             "benchmark.manifest", path, f"lists {listed} clips beside those of the {split} split",
             f"Make it with --split {split}, or one manifest per split with {{split}} in --out.",

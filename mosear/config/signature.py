@@ -97,7 +97,7 @@ class _Call:
                 yield Problem(key, value, f"{self.name} has no parameter '{entry}'.", suggest(entry, free))
 
     def missing_parameters(self) -> Iterator[Problem]:
-        """Parameters without a default that nobody gives a value."""
+        """Required parameters that get no value."""
         given = self.supplied | self.entries.keys() | {parameter.name for parameter in self.by_position}
         for parameter in self.parameters.values():
             required = parameter.default is parameter.empty and parameter.kind in {*_ByName, *_ByPosition}

@@ -82,7 +82,7 @@ class _Reading:
 
     def _child(self, parent: DictConfig | ListConfig, name: Any, path: str) -> Any:
         if OmegaConf.is_missing(parent, name):
-            message = "This value is mandatory and nobody has set it."
+            message = "This value is mandatory and is not set."
             remedy = f"Set {path}=... on the command line or in the config."
             self.problems.append(Problem(path, "???", message, remedy))
             return UNREAD

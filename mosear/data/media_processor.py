@@ -64,7 +64,7 @@ class MediaProcessor:
         # A family that pads to a full window (30 to 300 s) gives the same mel for a fraction of the work: zeros past
         # the last analysis window change nothing. No sound is cut here: budgets do that.
         padded = math.ceil(len(audio) / extractor.hop_length) * extractor.hop_length + 2 * extractor.n_fft
-        # The extractor itself: around it, the processor expands a text that nobody reads, for as long as the mel takes.
+        # The extractor itself: around it, the processor expands a text that is not used, for as long as the mel takes.
         out = extractor(
             [audio],
             sampling_rate=extractor.sampling_rate,

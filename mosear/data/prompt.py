@@ -80,8 +80,8 @@ class Prompt:
                 problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
         if not 0 <= self.context_turns <= MOST_TURNS:
             problems.append(f"context_turns={self.context_turns} must lie in 0..{MOST_TURNS}")
-        if strangers := sorted(set(self.synonyms.values()) - set(labels)):
-            problems.append(f"synonyms lead to {', '.join(strangers)}, which are no labels")
+        if unknown := sorted(set(self.synonyms.values()) - set(labels)):
+            problems.append(f"synonyms lead to {', '.join(unknown)}, which are no labels")
         if problems:
             raise ValueError("Prompt: " + "; ".join(problems) + ".")
         object.__setattr__(self, "labels", labels)

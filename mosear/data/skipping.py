@@ -1,4 +1,4 @@
-"""Which packets of a video need no decoding: frames that nobody asked for and that no other frame refers to.
+"""Which packets of a video need no decoding: frames that are not asked for and that no other frame refers to.
 
 H.264 and HEVC mark frames that are no reference (half of them in a usual file). Decoders can leave those out, and every
 other frame stays what it is, to the last bit.

@@ -168,7 +168,7 @@ class _Transient(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key and the texts to a server that nobody named."""
+    """A redirect would carry the key and the texts to a server that was not named."""
 
     def redirect_request(self, *args: Any) -> None:
         return None

@@ -6,7 +6,7 @@ The base reads face, voice and transcript. When face and voice disagree it follo
     where the two strengths are within CLOSE of each other and the transcript fits exactly one of them, the transcript
     decides.
 
-beta = 1 is the unbiased control; beta = 2.5 makes the voice win most conflicts, which is the disease that mosear cures.
+beta = 1 is the unbiased control; beta = 2.5 makes the voice win most conflicts, which mosear corrects.
 The base sees conflicts of all kinds, contextual ones included, labelled by this rule, and unimodal clips in which the
 other modality is absent or hidden. Its speakers and media never occur in the shipped corpus.
 """

@@ -147,7 +147,7 @@ def validation_data(run: Run, backbone: OmniBackbone, clips: Manifest, batch_siz
 def _path(cfg: DictConfig, split: str) -> Path | None:
     try:
         value = cfg.data.get(split)
-    except OmegaConfBaseException:  # refers to a benchmark that nobody has named
+    except OmegaConfBaseException:  # refers to a benchmark that is not named
         return None
     return Path(value) if value is not None else None
 

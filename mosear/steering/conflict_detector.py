@@ -98,7 +98,7 @@ class ConflictDetector:
             listener: told the decision and the readings behind it, now or during the pass.
 
         Returns:
-            The policy's state, ``None`` if nobody is to be steered; and what must watch the pass, if anything.
+            The policy's state, ``None`` if no clip is to be steered; and what must watch the pass, if anything.
         """
         if not prompts.carry_both():
             listener(Decision.none(len(prompts.roles), prompts.roles.device), {})

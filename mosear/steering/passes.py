@@ -29,7 +29,7 @@ class SteeredPass:
         roles: ``[B, L]`` :class:`TokenRole` of the first L keys; the others are answer tokens.
         state: the policy's decision about these sequences, ``[B, ...]``.
         known_behind: the state counts in the layers behind this one.
-        note: takes the sums of a layer (``layer, sums, counts``); ``None`` = nobody counts.
+        note: takes the sums of a layer (``layer, sums, counts``); ``None`` = no sums are taken.
         reading: collects evidence in this pass's attention.
         counted: number of the recorded prompts; ``None`` if they are not recorded.
     """

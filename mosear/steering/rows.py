@@ -110,7 +110,7 @@ class Keys:
     def of(cls, roles: Tensor, count: int) -> Keys:
         """Of ``count`` keys, the first of which have ``roles [B, L]``; the others are answer tokens.
 
-        What is neither audio nor visual counts as text: padding, too, to which nobody attends.
+        What is neither audio nor visual counts as text: padding, too, which gets no attention.
         """
         text = KEYS.index("text")
         kinds = torch.full_like(roles, text)

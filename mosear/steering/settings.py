@@ -151,8 +151,8 @@ def build_policy(
             f"there is no policy {', '.join(map(repr, unknown))}; there are {', '.join(known)}. A policy of your own "
             "package is known once a config names its class as _target_, or once your code has imported it."
         )
-    if strangers := [name for name in changes if name not in settings]:
-        raise ValueError(f"changes={dict(changes)} are about {', '.join(strangers)}, which is not among the policies.")
+    if foreign := [name for name in changes if name not in settings]:
+        raise ValueError(f"changes={dict(changes)} are about {', '.join(foreign)}, which is not among the policies.")
     steps = []
     for name, fields in settings.items():
         try:

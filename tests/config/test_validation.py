@@ -136,7 +136,7 @@ def test_golden_report() -> None:
         "    -> Did you mean 'trainer'?\n"
         "\n"
         "  2. data.root = '???'\n"
-        "    This value is mandatory and nobody has set it.\n"
+        "    This value is mandatory and is not set.\n"
         "    -> Set data.root=... on the command line or in the config.\n"
         "\n"
         "  3. data.cache = '${data.rot}/cache'\n"

@@ -121,7 +121,7 @@ def test_what_is_wrong_with_a_table_is_said(tree: Path, tmp_path: Path, change, 
     ("change", "message"),
     [
         (("300001,", "400001,"), "row '400001' does not begin with 1"),
-        (("300002,0,0,0,8,0,2", "300002,0,0,0,0,0,0"), "300002: nobody has voted"),
+        (("300002,0,0,0,8,0,2", "300002,0,0,0,0,0,0"), "300002: there are no votes"),
         (("300002,0,0,0,8,0,2", "300002,0,0,0,x,0,2"), "'x' is not a number"),
         (("1001_DFA_ANG_XX", "1001_DFA_ANG_LO"), "lacks the votes on voice, face or both of 1001_DFA_ANG_XX"),
     ],

@@ -1,6 +1,6 @@
 """The embedded backbones: real, small Qwen2.5-Omni thinkers that need no download.
 
-``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (the disease that mosear cures);
+``tiny-omni`` reads face, voice and transcript but follows the voice when they disagree (which mosear corrects);
 ``tiny-omni-beta4`` is another model with a worse case of it, ``tiny-omni-balanced`` the healthy control. All were
 trained by ``python -m mosear.pretraining.pretrain``.
 """

@@ -116,7 +116,7 @@ class Source:
         licence: Under what terms it is given, in a few words.
         layout: The expected tree, as shown to users.
         read: Reads labels and finds media; decodes nothing.
-        evidence: Where the layout comes from, and what nobody has verified.
+        evidence: Where the layout comes from, and what is not verified.
         labels: Every value that ``label`` may take; None for an open vocabulary.
         scores: Lowest and highest ``score``; None if there is none.
         counts: The published counts, with the keys of `tally_of`, for this request.

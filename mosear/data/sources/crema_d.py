@@ -86,7 +86,7 @@ def read_votes(summary: Path, tabulated: Path | None = None) -> dict[str, Votes]
             raise LayoutError(f"{tabulated}: row {row['']!r} does not begin with 1 (voice), 2 (face) or 3 (both)")
         counts = [number(row[letter], f"{tabulated}, {row['']}") or 0.0 for letter in _VOTES]
         if not any(counts):
-            raise LayoutError(f"{tabulated}, {row['']}: nobody has voted")
+            raise LayoutError(f"{tabulated}, {row['']}: there are no votes")
         shares.setdefault(row["fileName"], {})[kind] = max(counts) / sum(counts)
     votes = {}
     for row in read_table(summary, SUMMARY_COLUMNS):

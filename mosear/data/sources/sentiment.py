@@ -27,7 +27,7 @@ metadata/{train,val,test}_index.csv: index        metadata/Translation.csv: vide
 
 
 class Scores(NamedTuple):
-    """Sentiment of text, sound and picture on their own, on [-1, 1]; None where nobody labelled it."""
+    """Sentiment of text, sound and picture on their own, on [-1, 1]; None where it has no label."""
 
     text: float | None
     audio: float | None

@@ -96,7 +96,7 @@ def weighted_f1_from_confusion(matrix: npt.ArrayLike) -> float:
 
 
 def macro_f1_from_confusion(matrix: npt.ArrayLike) -> float:
-    """``(1 / C) sum_c F1_c`` over the whole label list; an absent class that nobody predicts counts 0."""
+    """``(1 / C) sum_c F1_c`` over the whole label list; an absent class that is never predicted counts 0."""
     array = _as_confusion(matrix)
     return _mean(f1_per_class(array)) if array.sum() else float("nan")
 

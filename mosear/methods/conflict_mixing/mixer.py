@@ -133,7 +133,7 @@ class ConflictMixer:
             self.scales = {"visual": Scale(), "audio": Scale()}
 
     def mix(self, data: OmniBatch, step: int) -> MixedClips | None:
-        """Recombine the global batch, of which ``data`` is this process's share; ``None`` if nobody is recombined.
+        """Recombine the global batch, of which ``data`` is this process's share; ``None`` if no clip is recombined.
 
         Faces and voices of any two processes may meet, so each process gets every clip's encoded media and then takes
         its share of both kinds of clips: one process with the whole batch would make the same ones.
@@ -182,7 +182,7 @@ class ConflictMixer:
         return [SourceClip(s, bool(own[0]), *own[1:]) for s, own in zip(split_samples(data), facts, strict=True)]
 
     def recombine(self, samples: Sequence[Sample], sources: Sources) -> Sample:
-        """The prompt of a clip with one sample's face, another's voice and somebody's words, from encoded media."""
+        """The prompt of a clip with one sample's face, another's voice and the words of a source, from encoded media."""
         face, voice = samples[sources.face], samples[sources.voice]
         text = None if sources.words is None else samples[sources.words].clip.text
         # Positions are computed on the CPU; the features stay where they are.
@@ -279,8 +279,8 @@ class ConflictMixer:
         """What the teacher reads from the words alone: ``[B, C]``, NaN rows where there are none.
 
         Args:
-            words: per recombined clip, the prompt that lends its words.
-            company: prompts to read in vain if this process has no words and another has.
+            words: per recombined clip, the prompt that its words come from.
+            company: prompts to read, and drop, if this process has no words and another has.
         """
         said = [prompt for prompt in words if prompt is not None]
         read = iter(self.teacher(said or company[:1], "text").softmax(-1))

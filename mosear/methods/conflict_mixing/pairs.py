@@ -27,7 +27,7 @@ def draw_sources(
 ) -> list[Sources]:
     """Which clips are recombined with which: a function of its arguments, whatever the process.
 
-    ``rate * batch_size`` clips on average (never all of a batch) lend their faces; their voices come from a random
+    ``rate * batch_size`` clips on average (never all of a batch) give their faces; their voices come from a random
     cycle over the eligible clips, so no clip keeps its own voice and no voice is used twice. The optimiser's step is
     the counter, not the micro-batch: accumulated batches draw the same.
 
