@@ -182,7 +182,7 @@ class ConflictMixer:
         return [SourceClip(s, bool(own[0]), *own[1:]) for s, own in zip(split_samples(data), facts, strict=True)]
 
     def recombine(self, samples: Sequence[Sample], sources: Sources) -> Sample:
-        """The prompt of a clip with one sample's face, another's voice and the words of a source, from encoded media."""
+        """The prompt of a clip with one sample's face, another's voice and the words of one, from encoded media."""
         face, voice = samples[sources.face], samples[sources.voice]
         text = None if sources.words is None else samples[sources.words].clip.text
         # Positions are computed on the CPU; the features stay where they are.
