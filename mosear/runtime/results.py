@@ -13,6 +13,7 @@ from mosear.evaluation.benchmark_metrics import Answers, benchmark_scores, bench
 from mosear.evaluation.contribution import contribution_table
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
+from mosear.evaluation.report.choice import choose_examples, reason
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
 from mosear.loggers.build import public_config, without_private_parts
 from mosear.loggers.wandb_results import Outcome, publish_to_wandb
@@ -64,6 +65,7 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
         predictions=rows,
         labels=labels,
         examples=shown,
+        examples_note=reason(main),
         charts=[*charts, *(chart for reporter in reporters for chart in reporter.charts())],
     )
     tables = [table for callback in run_callbacks(parts.callbacks) for table in callback.tables()]
@@ -100,18 +102,8 @@ def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
     if not clips:
         return []
     by_system = [{row.id: row for row in own} for own in rows.values()]
-    main = by_system[-1]
-    subsets: dict[str, list[PredictionRow]] = {}
-    for row in main.values():
-        subsets.setdefault(row.subset, []).append(row)
-    for own in subsets.values():
-        own.sort(key=lambda row: (row.correct, row.id))
-    per_subset = max(1, count // len(subsets))
-    chosen = [
-        row.id for own in subsets.values() for row in [*own[: (per_subset + 1) // 2], *own[::-1][: per_subset // 2]]
-    ]
     shown = []
-    for clip_id in chosen[:count]:
+    for clip_id in choose_examples(list(by_system[-1].values()), count):
         systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
         shown.append(Example.from_rows(systems, image=film_strip(parts.system.media(clips[clip_id])[0])))
     return shown

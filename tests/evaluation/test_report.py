@@ -2,96 +2,21 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mosear.evaluation.predictions import PredictionRow
-from mosear.evaluation.report import Example, LineChart, svg, write_report
+from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.summary import summarise
-
-EVIL = "<script>alert('x')</script>\"'&"
-LABELS = ["happy", EVIL, "sad"]
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Collects tags, attributes and text, and checks that every element is closed."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags, self.attributes, self.text, self.stack = [], [], [], []
-        self.feed(html)
-        self.close()
-        assert not self.stack
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *attribute) for attribute in attrs]
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *attribute) for attribute in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    @property
-    def words(self):
-        return re.sub(r"\s+", " ", " ".join(self.text))
+from tests.helpers.report_pages import EVIL, LABELS, Page, make_rows, render
 
 
 def image(kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (12, 4), "navy").save(buffer, kind)
     return buffer.getvalue()
-
-
-def make_rows(model, accuracy, subsets=("consistent", "video_aligned", "audio_aligned"), *, readings=True, seed=0):
-    rng = np.random.default_rng(seed)
-    rows = []
-    for subset in subsets:
-        for i in range(40):
-            hit = rng.random() < accuracy
-            unread = i == 0
-            readings_of = {f"p_{name}": rng.dirichlet(np.ones(3)) for name in ("visual", "audio", "text")}
-            rows.append(
-                PredictionRow(
-                    id=f"{subset}{EVIL}{i}",
-                    subset=subset,
-                    label=LABELS[i % 3],
-                    prediction=None if unread else LABELS[(i if hit else i + 1) % 3],
-                    unparsed_reason=EVIL if unread else None,
-                    benchmark=EVIL,
-                    model=model,
-                    distribution=rng.dirichlet(np.ones(3)).tolist(),
-                    text=EVIL,
-                    **(readings_of if readings else {}),
-                )
-            )
-    return rows
-
-
-def render(tmp_path, systems, **options):
-    labels = options.pop("labels", LABELS)
-    summaries = {
-        name: summarise(rows, labels, benchmark=EVIL, steering=EVIL, seed=0, n_boot=200)
-        for name, rows in systems.items()
-    }
-    for name, more in options.pop("extra", {}).items():
-        summaries[name] |= more
-    path = tmp_path / "report.html"
-    arguments = {"title": EVIL, "run_info": {EVIL: EVIL, "config": {"data": {EVIL: EVIL, "sizes": [1, 2]}}}}
-    write_report(path, summaries=summaries, predictions=systems, labels=labels, **(arguments | options))
-    assert list(tmp_path.iterdir()) == [path]
-    return path.read_text(encoding="utf-8"), summaries
 
 
 @pytest.fixture
@@ -202,11 +127,6 @@ def test_user_errors(tmp_path):
     with pytest.raises(ValueError, match="an example is one clip"):
         Example.from_rows({"a": rows[0], "b": rows[1]})
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("value", "limit"), [(0, 1), (3, 4), (4, 4), (7.2, 10), (0.11, 0.2), (100, 100)])
-def test_nice_limit(value, limit):
-    assert svg.nice_limit(value) == pytest.approx(limit)
 
 
 def telemetry(layers=3, heads=4):

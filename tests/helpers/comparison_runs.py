@@ -21,12 +21,19 @@ SUBSETS = ("consistent", "video_aligned", "audio_aligned")
 
 
 def answers(
-    *, model: str, accuracy: float, seed: int, clips: int = 20, steering: str = "none", benchmark: str = "synthetic"
+    *,
+    model: str,
+    accuracy: float,
+    seed: int,
+    clips: int = 20,
+    steering: str = "none",
+    benchmark: str = "synthetic",
+    subsets: tuple[str, ...] = SUBSETS,
 ) -> list[PredictionRow]:
     """Rows of ``clips`` clips per subset; the clips are the same for every seed, the answers are not."""
     rng = np.random.default_rng(seed)
     rows = []
-    for subset in SUBSETS:
+    for subset in subsets:
         for i in range(clips):
             answer = i % 3 if rng.random() < accuracy else (i + 1) % 3
             unread = i == clips - 1 and model == "zero_shot"
@@ -71,11 +78,20 @@ def write_run(
     readings: bool = True,
     overrides: tuple[str, ...] = (),
     media: Path | None = None,
+    more_subsets: tuple[str, ...] = (),
     extra: dict[str, Any] | None = None,
 ) -> Path:
     """A run directory; with ``media``, also a manifest there and a video whose sound the clips do not use."""
     directory.mkdir(parents=True)
-    rows = answers(model=model, accuracy=accuracy, seed=seed, clips=clips, steering=steering, benchmark=benchmark)
+    rows = answers(
+        model=model,
+        accuracy=accuracy,
+        seed=seed,
+        clips=clips,
+        steering=steering,
+        benchmark=benchmark,
+        subsets=SUBSETS + more_subsets,
+    )
     if not readings:
         rows = [replace(row, p_visual=None, p_audio=None, p_text=None) for row in rows]
     summary = summarise(rows, LABELS, benchmark=benchmark, steering=steering, seed=seed, n_boot=50)

@@ -20,6 +20,7 @@ from mosear.evaluation.compare.scores import Difference, calibration_error, conf
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.contribution import contribution_section
+from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero, from_zero
 from mosear.evaluation.report.text import in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP
 from mosear.files import written_atomically
@@ -27,7 +28,6 @@ from mosear.files import written_atomically
 _COLOURS = 8
 _WORDS = {1: ("better", "better"), -1: ("worse", "worse"), 0: ("unclear", "not clear")}
 _SENTENCES = 6
-_STEP = 0.04  # limits of the difference axis are multiples, so that its half has whole points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def write_comparison(path: str | os.PathLike[str], scored: Sequence[Scored], *, 
         "exact": sum(d.exact is not None for one in scored for d in one.differences),
         "sentences": _sentences(scored),
         "benchmarks": [_benchmark(one, _colours(scored), several=len(scored) > 1) for one in scored],
-        "bar_axis": svg.axis({0.0: "0 %", 0.25: "25", 0.5: "50", 0.75: "75", 1.0: "100 %"}),
+        "bar_axis": svg.share_axis(),
         "contribution": _contribution(scored),
         "steering": _steering(scored),
         "runs": _runs(scored, Path(path)),
@@ -184,23 +184,21 @@ def _gaps(one: Scored, colours: Mapping[str, str]) -> dict[str, Any] | None:
     gaps = {name: values[GAP] for name, values in one.accuracies.items() if GAP in values}
     if not gaps:
         return None
-    limit = svg.nice_limit(max(interval.high for interval in gaps.values()))
+    scale = from_zero(max(max(interval) for interval in gaps.values()) or SMALLEST_AXIS)
     rows = []
     for name, interval in gaps.items():
         mean, low, high = map(percent, interval)
         label = f"{in_words(name)}: gap {mean} points, 95 % interval {low} to {high}"
-        plot = svg.dot_mark(*interval, limit=limit, css=colours[name], label=label)
+        plot = svg.dot_mark(*interval, scale=scale, css=colours[name], label=label)
         rows.append({"name": name, "interval": interval, "plot": plot})
-    ticks = {at: f"{100 * limit * at:g}" for at in (0.0, 0.25, 0.5, 0.75, 1.0)}
-    return {"rows": rows, "axis": svg.axis(ticks)}
+    return {"rows": rows, "axis": svg.axis(scale, lambda gap: f"{100 * gap:g}")}
 
 
 def _forests(one: Scored) -> list[dict[str, Any]]:
     """Per system: every question with its difference, both tests, and what they say together."""
     bounds = [abs(bound) for d in one.differences for bound in d.interval]
-    limit = math.ceil(max(bounds, default=0.0) / _STEP - 1e-9) * _STEP or _STEP
-    ticks = {0.0: -limit, 0.25: -limit / 2, 0.5: 0.0, 0.75: limit / 2, 1.0: limit}
-    axis = svg.axis({at: f"{100 * value:+g}".replace("-", "−") if value else "0" for at, value in ticks.items()})
+    scale = around_zero(max(bounds, default=0.0) or SMALLEST_AXIS)
+    axis = svg.points_axis(scale)
     forests: dict[str, dict[str, Any]] = {}
     for d in one.differences:
         css, words = _WORDS[d.gain]
@@ -210,7 +208,7 @@ def _forests(one: Scored) -> list[dict[str, Any]]:
             "interval": d.interval,
             "css": css,
             "words": words,
-            "mark": svg.difference_mark(*d.interval, limit=limit, css=css, label=label),
+            "mark": svg.difference_mark(*d.interval, scale=scale, css=css, label=label),
             "counts": f"{d.exact.first_better:,} : {d.exact.second_better:,}" if d.exact else "–",
             "ps": [_p(d.exact.p if d.exact else None), _p(d.exact_holm), _p(d.bootstrap_p), _p(d.bootstrap_holm)],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,13 @@ from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
+from mosear.evaluation.report.control import CONTROL_NAMES, ControlToBeat, control_to_beat
+from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero
 from mosear.evaluation.report.text import BASELINE, heading, in_words, percent, points, template_environment
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
 CANDIDATE = "tuned"
-CONTROL_NAMES = {"late_fusion": "late fusion", "late_fusion_transcript": "late fusion + transcript"}
 READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
 
 _METRICS = {
@@ -42,6 +44,7 @@ def write_report(
     predictions: Mapping[str, Sequence[PredictionRow]],
     labels: Sequence[str],
     examples: Sequence[Example] = (),
+    examples_note: str = "",
     charts: Sequence[LineChart] = (),
 ) -> None:
     """Writes ``report.html`` atomically.
@@ -57,6 +60,7 @@ def write_report(
         predictions: ``{system: rows}`` behind the summaries, for paired differences.
         labels: the label list.
         examples: clips to show.
+        examples_note: why these clips are shown, in one sentence.
         charts: extra line charts.
 
     Raises:
@@ -68,7 +72,8 @@ def write_report(
     if absent:
         raise ValueError(f"systems {absent} have a summary but no prediction rows; pass both.")
     page = template_environment().get_template("page.html.j2")
-    html = page.render(_context(title, run_info, summaries, predictions, labels, examples, charts))
+    context = _context(title, run_info, summaries, predictions, labels, examples, charts)
+    html = page.render(context, examples_note=examples_note)
     with written_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
@@ -88,6 +93,7 @@ def _context(
     colours = {name: f"s{i % _SYSTEM_COLOURS}" for i, name in enumerate(names)}
     differences = {name: paired_differences(predictions[baseline], predictions[name]) for name in names[1:]}
     lead = summaries[candidate]
+    control = control_to_beat(candidate, lead, predictions[candidate], labels)
     return {
         "title": title,
         "lead": lead,
@@ -102,9 +108,10 @@ def _context(
         "labels": labels,
         "chance": 1 / len(labels),
         "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {})),
-        "verdicts": _verdicts(baseline, candidate, differences.get(candidate, {}), lead),
+        "control": control,
+        "verdicts": _verdicts(baseline, candidate, differences.get(candidate, {}), lead, control),
         "bars": _bars(summaries, names, colours, candidate, 1 / len(labels)),
-        "bar_axis": svg.axis({0.0: "0 %", 0.25: "25", 0.5: "50", 0.75: "75", 1.0: "100 %"}),
+        "bar_axis": svg.share_axis(),
         "forests": [_forest(name, differences[name]) for name in names[1:]],
         "matrices": _matrices(summaries, names, labels),
         "benchmark": benchmark_section(summaries, names),
@@ -144,12 +151,6 @@ def _tiles(
         tile["css"] = _direction(tile["key"], difference)[0] if difference else ""
         if difference is None:
             tile["before"] = None
-    controls = lead["controls"]
-    if controls:
-        name, values = max(controls.items(), key=lambda item: item[1].get(CONFLICT_MEAN, -1.0))
-        if CONFLICT_MEAN in values:
-            note = f"conflict mean of {CONTROL_NAMES[name]}"
-            tiles.append({"name": "Control to beat", "value": values[CONFLICT_MEAN], "note": note, "difference": None})
     return tiles
 
 
@@ -162,7 +163,13 @@ def _direction(key: str, difference: Interval) -> tuple[str, str]:
     return ("worse", "worse") if high < 0 else ("unclear", "no clear change")
 
 
-def _verdicts(baseline: str, candidate: str, differences: Mapping[str, Interval], lead: Mapping[str, Any]) -> list[str]:
+def _verdicts(
+    baseline: str,
+    candidate: str,
+    differences: Mapping[str, Interval],
+    lead: Mapping[str, Any],
+    control: ControlToBeat | None,
+) -> list[str]:
     """One plain sentence per headline question; claims follow from the paired interval alone."""
     sentences = []
     for key, topic in ((CONFLICT_MEAN, "On conflicts"), ("consistent", "On consistent clips")):
@@ -176,6 +183,8 @@ def _verdicts(baseline: str, candidate: str, differences: Mapping[str, Interval]
             _direction(key, difference)[0], "is not clearly different from"
         )
         sentences.append(f"{topic}, {in_words(candidate)} {verb} {in_words(baseline)} ({change}).")
+    if control is not None:
+        sentences.insert(1 if CONFLICT_MEAN in differences else 0, control.sentence)
     unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
     clips = sum(subset["n"] for subset in lead["subsets"].values())
     sentences.append(
@@ -217,16 +226,15 @@ def _bars(
 
 
 def _forest(name: str, differences: Mapping[str, Interval]) -> dict[str, Any]:
-    limit = svg.nice_limit(100 * max(abs(bound) for interval in differences.values() for bound in interval[1:])) / 100
+    largest = max(abs(bound) for interval in differences.values() for bound in interval)
+    scale = around_zero(largest or SMALLEST_AXIS)
     rows = []
     for key, difference in differences.items():
         css, words = _direction(key, difference)
         label = f"{in_words(key)}: {points(difference.mean)} points, {words}"
-        mark = svg.difference_mark(*difference, limit=limit, css=css, label=label)
+        mark = svg.difference_mark(*difference, scale=scale, css=css, label=label)
         rows.append({"key": key, "interval": difference, "css": css, "words": words, "mark": mark})
-    ticks = {0.0: -limit, 0.25: -limit / 2, 0.5: 0.0, 0.75: limit / 2, 1.0: limit}
-    text = {at: f"{100 * value:+g}".replace("-", "−") if value else "0" for at, value in ticks.items()}
-    return {"name": name, "rows": rows, "axis": svg.axis(text)}
+    return {"name": name, "rows": rows, "axis": svg.points_axis(scale)}
 
 
 def _matrices(
@@ -242,8 +250,9 @@ def _matrices(
 
 
 def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
-    systems = {name: values for name, values in example.distributions.items() if values is not None and name in colours}
-    every = [*systems.values(), *(values for values in example.readings.values() if values is not None)]
+    systems = {name: values for name, values in _defined(example.distributions).items() if name in colours}
+    read = _defined(example.readings)
+    every = [*systems.values(), *read.values()]
     if any(len(values) != len(labels) for values in every):
         raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
 
@@ -261,7 +270,7 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
             rows.append({"label": label, "true": label == example.label, "plot": plot, "numbers": numbers})
     readings: list[dict[str, Any]] = []
     for key, name in READING_NAMES.items():
-        values = example.readings.get(key)
+        values = read.get(key)
         if values is None:
             readings.append({"name": name, "label": None, "share": None})
         else:
@@ -278,6 +287,15 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
         "rows": rows,
         "left_out": len(labels) - len(rows) if rows else 0,
         "readings": readings if example.readings else [],
+    }
+
+
+def _defined(distributions: Mapping[str, Sequence[float] | None]) -> dict[str, Sequence[float]]:
+    """Those that are there and hold no NaN."""
+    return {
+        name: values
+        for name, values in distributions.items()
+        if values is not None and not any(map(math.isnan, values))
     }
 
 
@@ -314,5 +332,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10_000:
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.6g}"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return "–" if math.isnan(value) else f"{value:.6g}"
+    return ", ".join(map(_plain, value)) if isinstance(value, (list, tuple)) else str(value)

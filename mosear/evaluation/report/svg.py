@@ -7,9 +7,12 @@ keep their size on a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup, escape
+
+from mosear.evaluation.report.scale import SHARES, Scale, enclosing
 
 _BAR_HEIGHT = 18
 _CELL_MAX, _CELL_MIN, _CELL_FOR_NUMBERS = 27, 12, 20
@@ -45,7 +48,7 @@ def accuracy_bar(
 ) -> Markup:
     """One bar on a 0 to 1 scale with its interval, the grid behind it and a mark at chance level."""
     inset = 5.0 if hollow else 3.5
-    body = _grid((0, 0.25, 0.5, 0.75, 1), _BAR_HEIGHT) + _grid((chance,), _BAR_HEIGHT, "chance")
+    body = _grid(SHARES.places, _BAR_HEIGHT) + _grid((chance,), _BAR_HEIGHT, "chance")
     body += (
         f'<rect class="bar {css}{" hollow" if hollow else ""}" x="0" y="{inset}" width="{_percent(value)}" '
         f'height="{_BAR_HEIGHT - 2 * inset}" rx="1.5"/>'
@@ -59,7 +62,7 @@ def share_bar(
     shares: Sequence[tuple[str, float]], interval: Sequence[float] | None, *, mark: float, label: str
 ) -> Markup:
     """One bar of (css class, share) segments that add up to 1, a whisker at the end of the first, and a dotted mark."""
-    body, start = _grid((0, 0.25, 0.5, 0.75, 1), _BAR_HEIGHT), 0.0
+    body, start = _grid(SHARES.places, _BAR_HEIGHT), 0.0
     for css, share in shares:
         body += (
             f'<rect class="bar {css}" x="{_percent(start)}" y="3.5" width="{_percent(share)}" '
@@ -72,42 +75,46 @@ def share_bar(
     return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{_BAR_HEIGHT}"')
 
 
-def axis(ticks: Mapping[float, str]) -> Markup:
-    """Tick labels under a stack of bars; keys are positions in [0, 1]."""
-    anchors = {0.0: "start", 1.0: "end"}
+def axis(scale: Scale, written: Callable[[float], str]) -> Markup:
+    """Tick labels under a stack of bars.
+
+    Args:
+        scale: the bars' scale.
+        written: a tick's value as text.
+    """
+    anchors = {scale.ticks[0]: "start", scale.ticks[-1]: "end"}
     body = "".join(
-        f'<text x="{_percent(at)}" y="12" text-anchor="{anchors.get(at, "middle")}">{escape(text)}</text>'
-        for at, text in ticks.items()
+        f'<text x="{_percent(scale.at(tick))}" y="12" text-anchor="{anchors.get(tick, "middle")}">'
+        f"{escape(written(tick))}</text>"
+        for tick in scale.ticks
     )
     return Markup(f'<svg class="plot axis" aria-hidden="true" width="100%" height="16">{body}</svg>')
 
 
-def nice_limit(largest: float) -> float:
-    """The smallest of 1, 2, 4, 5, 10 times a power of ten that is at least ``largest``."""
-    if largest <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(largest))
-    return next(step * power for step in (1, 2, 4, 5, 10) if step * power >= largest * (1 - 1e-9))
+def share_axis() -> Markup:
+    """The axis of bars that show shares, in per cent."""
+    return axis(SHARES, lambda share: f"{100 * share:.0f}{' %' if share in (0, 1) else ''}")
 
 
-def difference_mark(mean: float, low: float, high: float, *, limit: float, css: str, label: str) -> Markup:
-    """A point with its interval on a scale from ``-limit`` to ``limit``, zero in the middle."""
+def points_axis(scale: Scale) -> Markup:
+    """The axis of differences of shares, in signed percentage points."""
+    return axis(scale, lambda share: f"{100 * share:+g}".replace("-", "−") if share else "0")
+
+
+def difference_mark(mean: float, low: float, high: float, *, scale: Scale, css: str, label: str) -> Markup:
+    """A point with its interval on a scale that has zero in its middle."""
     height = 24
-
-    def at(value: float) -> float:
-        return (value + limit) / (2 * limit)
-
-    body = _grid((0, 0.25, 0.75, 1), height) + _grid((0.5,), height, "zero")
-    body += f'<g class="{css}">{_whisker(at(low), at(high), height / 2, 4)}'
-    body += f'<circle cx="{_percent(at(mean))}" cy="{height / 2}" r="4.5"/></g>'
+    body = _grid([at for at in scale.places if at != 0.5], height) + _grid((0.5,), height, "zero")
+    body += f'<g class="{css}">{_whisker(scale.at(low), scale.at(high), height / 2, 4)}'
+    body += f'<circle cx="{_percent(scale.at(mean))}" cy="{height / 2}" r="4.5"/></g>'
     return _svg(body, label=label, attributes=f'class="plot" width="100%" height="{height}"')
 
 
-def dot_mark(mean: float, low: float, high: float, *, limit: float, css: str, label: str) -> Markup:
-    """A point with its interval on a scale from 0 to ``limit``."""
+def dot_mark(mean: float, low: float, high: float, *, scale: Scale, css: str, label: str) -> Markup:
+    """A point with its interval on a scale from 0."""
     height = 24
-    body = _grid((0, 0.25, 0.5, 0.75, 1), height) + _whisker(low / limit, high / limit, height / 2, 4)
-    body += f'<circle class="{css}" cx="{_percent(mean / limit)}" cy="{height / 2}" r="5"/>'
+    body = _grid(scale.places, height) + _whisker(scale.at(low), scale.at(high), height / 2, 4)
+    body += f'<circle class="{css}" cx="{_percent(scale.at(mean))}" cy="{height / 2}" r="5"/>'
     return _svg(body, label=label, attributes=f'class="plot dots" width="100%" height="{height}"')
 
 
@@ -130,44 +137,63 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
+def _width(text: str, font: float) -> float:
+    """How wide a text is at most, in fonts as wide as DejaVu Sans: an SVG cuts what lies outside of it."""
+
+    def em(character: str) -> float:
+        if unicodedata.east_asian_width(character) in "WF":
+            return 1.05
+        if character in "mwMW@%&…—":
+            return 1.0
+        return 0.8 if character.isupper() else 0.66
+
+    return font * sum(map(em, text))
+
+
 def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, label: str) -> Markup:
     """Heat map of a ``[C, C + 1]`` matrix: shade = share of the row, number = clips, last column = unparsed."""
     cell = max(_CELL_MIN, min(_CELL_MAX, _MATRIX_SIDE // (len(labels) + 1)))
-    font = min(11.5, cell - 2)
-    left, top, apart = 6.6 * _NAME_LENGTH, 58, 6
+    font, apart = min(11.5, cell - 2), 6
+    answers = [*labels, "unparsed"]
+    # Column names are turned by 45 degrees: they reach as far to the right as up.
+    reach = [(_width(_short(name), font) + font) * math.sqrt(0.5) for name in answers]
+    left = round(max(_width(_short(name), font) for name in labels)) + 8
+    top = round(max(reach)) + 6
+    starts = [left + column * cell + (apart if column == len(labels) else 0) for column in range(len(answers))]
     parts: list[str] = []
-    for column, name in enumerate([*labels, "unparsed"]):
-        x = left + column * cell + (apart if column == len(labels) else 0)
-        middle = x + cell / 2
+    for column, (name, x) in enumerate(zip(answers, starts, strict=True)):
         parts.append(
-            f'<text class="tick" font-size="{font}" transform="translate({middle:.1f} {top - 6}) rotate(-45)">'
+            f'<text class="tick" font-size="{font}" transform="translate({x + cell / 2:.1f} {top - 6}) rotate(-45)">'
             f"{escape(_short(name))}<title>{escape(name)}</title></text>"
         )
         for row, counts in enumerate(matrix):
-            share = counts[column] / max(sum(counts), 1)
-            y = top + row * cell
-            kind = "unread" if column == len(labels) else "right" if column == row else "wrong"
             hint = f"{labels[row]}, answered {name}: {counts[column]} of {sum(counts)}"
-            parts.append(
-                f'<g><title>{escape(hint)}</title><rect class="cell" x="{x:.1f}" y="{y}" width="{cell - 1}" '
-                f'height="{cell - 1}" rx="2"/><rect class="shade {kind}" x="{x:.1f}" y="{y}" width="{cell - 1}" '
-                f'height="{cell - 1}" rx="2" fill-opacity="{share:.3f}"/>'
-            )
-            if cell >= _CELL_FOR_NUMBERS and counts[column]:
-                parts.append(
-                    f'<text class="count{" strong" if share > 0.55 else ""}" font-size="{font}" x="{middle:.1f}" '
-                    f'y="{y + cell / 2 + font / 3:.1f}">{counts[column]}</text>'
-                )
-            parts.append("</g>")
+            kind = "unread" if column == len(labels) else "right" if column == row else "wrong"
+            share = counts[column] / max(sum(counts), 1)
+            number = counts[column] if cell >= _CELL_FOR_NUMBERS else 0
+            parts.append(_cell(x, top + row * cell, cell, share=share, kind=kind, number=number, hint=hint))
     for row, name in enumerate(labels):
         baseline = top + row * cell + cell / 2 + font / 3
         parts.append(
             f'<text class="tick end" font-size="{font}" x="{left - 6}" y="{baseline:.1f}">'
             f"{escape(_short(name))}<title>{escape(name)}</title></text>"
         )
-    width, height = left + (len(labels) + 1) * cell + apart + 34, top + len(labels) * cell
-    box = f'class="matrix" viewBox="0 0 {width:.0f} {height}" style="max-width:{width:.0f}px"'
+    width = max(starts[-1] + cell, *(x + cell / 2 + far for x, far in zip(starts, reach, strict=True)))
+    box = f'class="matrix" viewBox="0 0 {width:.0f} {top + len(labels) * cell}" style="max-width:{width:.0f}px"'
     return _svg("".join(parts), label=label, attributes=box)
+
+
+def _cell(x: float, y: float, cell: int, *, share: float, kind: str, number: int, hint: str) -> str:
+    """One cell of a confusion matrix; no number where it is 0."""
+    font = min(11.5, cell - 2)
+    place = f'x="{x:.1f}" y="{y}" width="{cell - 1}" height="{cell - 1}" rx="2"'
+    shown = f'<rect class="cell" {place}/><rect class="shade {kind}" {place} fill-opacity="{share:.3f}"/>'
+    if number:
+        shown += (
+            f'<text class="count{" strong" if share > 0.55 else ""}" font-size="{font}" x="{x + cell / 2:.1f}" '
+            f'y="{y + cell / 2 + font / 3:.1f}">{number}</text>'
+        )
+    return f"<g><title>{escape(hint)}</title>{shown}</g>"
 
 
 def heat_map(table: Sequence[Sequence[float]], *, css: str, limit: float, label: str) -> Markup:
@@ -272,7 +298,7 @@ def reliability(bins: Sequence[tuple[int, float, float]], *, css: str, label: st
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], css: Mapping[str, str], *, label: str) -> Markup:
-    """Lines over a common x range and a y range from the data; non-finite points are left out."""
+    """Lines over a common x range and a y range from the data; only finite points are shown, one alone as a dot."""
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
     }
@@ -280,32 +306,26 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], css: Mapping
     if not everything:
         return Markup('<p class="note">No finite values.</p>')
     left, top, wide, high = 46.0, 8.0, 390.0, 150.0
-    x_ticks, y_ticks = (_ticks([point[i] for point in everything]) for i in (0, 1))
-    (x0, x1), (y0, y1) = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
+    across, up = (enclosing([point[i] for point in everything]) for i in (0, 1))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + wide * (x - x0) / (x1 - x0), top + high * (y1 - y) / (y1 - y0)
+        return left + wide * across.at(x), top + high * (1 - up.at(y))
 
     parts = []
-    for value in y_ticks:
-        y = place(x0, value)[1]
+    for value in up.ticks:
+        y = place(0, value)[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick end" font-size="11" x="{left - 6}" y="{y + 3.5:.1f}">{value:.4g}</text>')
-    for value in x_ticks:
-        anchor = "end" if value == x1 else "mid"
-        x = place(value, y0)[0]
+    for value in across.ticks:
+        anchor = "end" if value == across.ticks[-1] else "mid"
+        x = place(value, 0)[0]
         parts.append(f'<text class="tick {anchor}" font-size="11" x="{x:.1f}" y="{top + high + 16}">{value:.6g}</text>')
     for name, points in finite.items():
+        hint = f"<title>{escape(name)}</title>"
+        if len(points) == 1:
+            x, y = place(*points[0])
+            parts.append(f'<circle class="dot-only {css[name]}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">{hint}</circle>')
+            continue
         line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
-        parts.append(f'<polyline class="line {css[name]}" points="{line}"><title>{escape(name)}</title></polyline>')
+        parts.append(f'<polyline class="line {css[name]}" points="{line}">{hint}</polyline>')
     return _svg("".join(parts), label=label, attributes='class="chart" viewBox="0 0 446 180"')
-
-
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Round tick values that enclose the data."""
-    low, high = min(values), max(values)
-    if high == low:
-        low, high = low - 0.5, high + 0.5
-    step = nice_limit((high - low) / 5)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]

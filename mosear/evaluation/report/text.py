@@ -37,5 +37,5 @@ def percent(value: float | None) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, signed."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    """A difference of shares in percentage points, signed; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")

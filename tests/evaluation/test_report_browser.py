@@ -1,0 +1,93 @@
+"""The pages in a real browser: what is written is seen, on a phone and on a wide screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mosear.evaluation.compare import compare
+from mosear.evaluation.report import Example, LineChart
+from tests.helpers.browser import CHROMIUM, Browser
+from tests.helpers.comparison_runs import write_run
+from tests.helpers.layout import cut_tables, text_outside
+from tests.helpers.report_pages import LABELS, make_rows, render
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (not on the PATH)")]
+WIDE = ["WMWMWMWMWM", "frustrated", "UNDECIDED STATE"]
+SUBSETS = ("consistent", "video_aligned", "audio_aligned", "contextual", "missing_video", "missing_audio")
+
+
+def with_wide_labels(rows):
+    names = dict(zip(LABELS, WIDE, strict=True))
+    return [replace(row, label=names[row.label], prediction=names.get(row.prediction)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    systems = {
+        name: with_wide_labels(make_rows(name, right, SUBSETS, seed=seed))
+        for seed, (name, right) in enumerate({"zero_shot": 0.4, "tuned": 0.9}.items())
+    }
+    rng = np.random.default_rng(0)
+    telemetry = {"clips": 9, "modalities": ["audio", "visual", "text"], "flagged": rng.random((3, 6)).tolist()}
+    telemetry |= {when: rng.dirichlet(np.ones(3), (3, 6)).tolist() for when in ("before", "after")}
+    render(
+        folder,
+        systems,
+        labels=WIDE,
+        examples=[Example.from_rows({name: rows[i] for name, rows in systems.items()}) for i in (1, 60)],
+        charts=[LineChart(title="loss", series={"train": [(0, 1.0), (7, 0.2)]}, caption="The loss.")],
+        extra={"tuned": {"steering_telemetry": telemetry}},
+    )
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several systems with their controls on the corpus' seven subsets, as a sweep leaves them."""
+    folder = tmp_path_factory.mktemp("comparison")
+    more = tuple(SUBSETS[3:]) + ("missing_text",)
+    write_run(folder / "runs" / "0", model="zero_shot", more_subsets=more)
+    for number, steering in enumerate(("none", "ar", "chase"), 1):
+        write_run(folder / "runs" / str(number), experiment="mosear_plain", steering=steering, more_subsets=more)
+    compare([folder / "runs"], folder / "comparison.html", clips=5, n_boot=50)
+    return folder / "comparison.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    started = Browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("width", [360, 400, 760, 1280, 1600])
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_no_text_sticks_out_of_its_card_or_graphic(
+    name: str, width: int, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    browser.open(request.getfixturevalue(name), width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert text_outside(browser) == []
+
+
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_tables_are_whole_where_there_is_room(width: int, report: Path, comparison: Path, browser: Browser) -> None:
+    for page in (report, comparison):
+        browser.open(page, width=width)
+        browser.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+        assert cut_tables(browser) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_report_needs_nothing_but_its_file(dark: bool, report: Path, browser: Browser) -> None:
+    browser.open(report, dark=dark)
+    assert browser.complaints() == []
+    assert [address for address in browser.asked_for() if not address.startswith("data:")] == [
+        report.resolve().as_uri()
+    ]
