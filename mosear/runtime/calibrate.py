@@ -17,10 +17,10 @@ from mosear.backbones.devices import chosen_device, device_problems
 from mosear.backbones.sequences import thinker_of
 from mosear.runtime.calibration_clips import Clips, backbone_config, chosen_clips, read_clips, validation_data
 from mosear.runtime.run import Run
+from mosear.settings import AtLeastOne, check
 from mosear.steering.calibration.passes import ClipPasses, PassStore, model_fingerprint, settings_fingerprint
-from mosear.steering.calibration.search import OBJECTIVES, Board, Objective, Search, Trial, check_subsets
-from mosear.steering.calibration.stages import WANTED, Stages, Wanted, under_name
-from mosear.steering.policies.chase import DETECTORS
+from mosear.steering.calibration.search import Board, Objective, Search, Trial, check_subsets
+from mosear.steering.calibration.stages import Stages, Wanted, under_name
 from mosear.steering.session import SteeringSession
 from mosear.steering.settings import SteeringSettings, adapter_fingerprint, policy_as_dict
 
@@ -60,12 +60,12 @@ class Calibration:
     adapter: Path | None = None
     out: Path | None = None
     manifest: Path | None = None
-    limit: int | None = None
+    limit: AtLeastOne | None = None
     objective: Objective = "mean"
     detector: Literal["masked", "heads"] = "masked"
-    trials: int | None = None
-    head_clips: int = 200
-    batch_size: int | None = None
+    trials: AtLeastOne | None = None
+    head_clips: AtLeastOne = 200
+    batch_size: AtLeastOne | None = None
     device: str | None = None
     overwrite: bool = False
     overrides: Sequence[str] = ()
@@ -90,15 +90,11 @@ class Calibration:
         Raises:
             ValueError: naming all of them.
         """
-        problems = [
-            f"{name}={value} must be at least 1"
-            for name in ("limit", "trials", "head_clips", "batch_size")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        for name, choices in (("policy", WANTED), ("objective", OBJECTIVES), ("detector", DETECTORS)):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
-        problems += device_problems(self.device)
+        check(self)
+
+    def further_problems(self) -> list[str]:
+        """What is wrong with the device and with files."""
+        problems = device_problems(self.device)
         if self.adapter is not None:
             for path in (self.adapter / "adapter_config.json", self.adapter.parent / "config.yaml"):
                 if not path.is_file():
@@ -107,8 +103,7 @@ class Calibration:
             problems.append(f"out={self.target} must end in .json")
         if self.target.exists() and not self.overwrite:
             problems.append(f"{self.target} exists; choose another --out, or replace it with --overwrite")
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
+        return problems
 
 
 @dataclass(frozen=True)

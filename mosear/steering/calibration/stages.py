@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mosear.data.clip import Clip
 
 Wanted = Literal["ar", "chase", "ar_chase"]
-WANTED = ("ar", "chase", "ar_chase")
 OFF = {"ar": AttentionReallocation(portion=0.0), "chase": Chase(strength=0.0)}
 """No steering, in the words of each policy."""
 
