@@ -166,7 +166,7 @@ def _read_marked(value: Any, annotation: Any, marks: Iterable[Any]) -> Any:
             raise _Wrong(f"be finite and {_bounded(bounds, whole=False).replace('be ', '')}")
         read = _read(value, annotation)
         if read is not None and not all(_holds(read, mark) for mark in bounds):
-            raise _Wrong(_bounded(bounds, whole=isinstance(read, int)))
+            raise _Wrong(_bounded(bounds, whole=annotation is int or int in get_args(annotation)))
         least = next((mark.min_length for mark in marks if isinstance(mark, MinLen)), 0)
         if least and read is not None and len(read) < least:
             raise _Wrong(f"hold at least {least}")

@@ -38,6 +38,7 @@ class Inner:
 class Example:
     kind: Literal["a", "b", 3] = "a"
     share: Annotated[float, Interval(ge=0, lt=1), "of the clips"] = 0.5
+    portion: Annotated[float, Interval(ge=0, le=1)] = 0.5
     turns: Annotated[int, Interval(ge=0, le=12)] = 0
     weight: NotNegative = 1.0
     level: Annotated[float, Gt(2)] = 3.0
@@ -69,6 +70,7 @@ class Example:
         ({"share": 1}, "share=1 must lie in [0, 1) (of the clips)"),
         ({"share": NAN}, "share=nan must be finite and lie in [0, 1) (of the clips)"),
         ({"share": "0.5"}, "share='0.5' must be a number (of the clips)"),
+        ({"portion": 2}, "portion=2 must lie in [0, 1]"),
         ({"turns": 13}, "turns=13 must lie in 0..12"),
         ({"turns": 2.0}, "turns=2.0 must be a whole number"),
         ({"turns": True}, "turns=True must be a whole number"),
