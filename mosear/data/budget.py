@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from mosear.settings import AtLeastOne, Positive, settings
 
 
+@settings
 @dataclass(frozen=True)
 class MediaBudget:
     """What one clip may cost. Checked before anything is decoded.
@@ -20,33 +26,27 @@ class MediaBudget:
         audio_rate: Sampling rate of the returned waveform in Hz.
     """
 
-    num_frames: int | None = 8
-    fps: float | None = None
-    max_frames: int = 64
-    max_pixels: int = 128 * 28 * 28
-    max_seconds: float = 30.0
-    max_decode_pixels: int = 7680 * 4320
-    audio_rate: int = 16_000
+    num_frames: AtLeastOne | None = 8
+    fps: Positive | None = None
+    max_frames: AtLeastOne = 64
+    max_pixels: Annotated[int, Ge(4), "frames have even sides"] = 128 * 28 * 28
+    max_seconds: Positive = 30.0
+    max_decode_pixels: AtLeastOne = 7680 * 4320
+    audio_rate: AtLeastOne = 16_000
 
-    def __post_init__(self) -> None:
+    def further_problems(self) -> list[str]:
+        """Numbers of frames that contradict each other."""
         problems = []
         if (self.num_frames is None) == (self.fps is None):
             problems.append(
                 "exactly one of num_frames and fps must be set, the other null; "
                 f"got num_frames={self.num_frames}, fps={self.fps}"
             )
-        for name in ("num_frames", "fps", "max_frames", "max_seconds", "max_decode_pixels", "audio_rate"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                problems.append(f"{name} must be positive and finite, got {value}")
-        if self.max_pixels < 4:
-            problems.append(f"max_pixels must be at least 4 (frames have even sides), got {self.max_pixels}")
         if self.num_frames is not None and self.num_frames > self.max_frames:
             problems.append(
                 f"num_frames={self.num_frames} is above max_frames={self.max_frames}: raise the one or lower the other"
             )
-        if problems:
-            raise ValueError("Bad media budget: " + "; ".join(problems) + ".")
+        return problems
 
     def frame_count(self, seconds: float) -> int:
         """T, the number of frames returned for a video of this length."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from mosear.settings import settings
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 DEFAULT_QUESTION = "Which emotion does the person show?"
@@ -35,6 +39,7 @@ FORMATS: dict[AnswerFormat, str] = {
 """How an answer is asked for; :func:`mosear.inference.parsing.parse_answer` says what is accepted."""
 
 
+@settings
 @dataclass(frozen=True)
 class Prompt:
     """A closed-set question about one clip.
@@ -62,29 +67,23 @@ class Prompt:
     strategy: Strategy = "minimal"
     answer_format: AnswerFormat = "word"
     synonyms: Mapping[str, str] = field(default_factory=dict)
-    context_turns: int = 0
+    context_turns: Annotated[int, Interval(ge=0, le=MOST_TURNS)] = 0
     turn: str = DEFAULT_TURN
 
-    def __post_init__(self) -> None:
-        labels = tuple(self.labels)
+    def further_problems(self) -> list[str]:
+        """Labels, templates and synonyms that cannot be asked about."""
+        labels = list(self.labels)
         problems = []
         if len(labels) < 2 or len(set(labels)) != len(labels):
-            problems.append(f"labels={list(labels)} must be two or more different words")
+            problems.append(f"labels={labels} must be two or more different words")
         if any(not label.strip() or label != label.strip() for label in labels):
-            problems.append(f"labels={list(labels)} must not be empty or padded with spaces")
+            problems.append(f"labels={labels} must not be empty or padded with spaces")
         for name in ("transcript", "turn"):
             if "{text}" not in getattr(self, name):
                 problems.append(f"{name}={getattr(self, name)!r} must contain {{text}}")
-        for name, choices in (("strategy", get_args(Strategy)), ("answer_format", get_args(AnswerFormat))):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if not 0 <= self.context_turns <= MOST_TURNS:
-            problems.append(f"context_turns={self.context_turns} must lie in 0..{MOST_TURNS}")
         if unknown := sorted(set(self.synonyms.values()) - set(labels)):
             problems.append(f"synonyms lead to {', '.join(unknown)}, which are no labels")
-        if problems:
-            raise ValueError("Prompt: " + "; ".join(problems) + ".")
-        object.__setattr__(self, "labels", labels)
+        return problems
 
     @property
     def reasons_first(self) -> bool:

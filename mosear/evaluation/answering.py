@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mosear.evaluation.contribution import Contribution
+from mosear.settings import AtLeastOne, settings
 
 
+@settings
 @dataclass(frozen=True)
 class Answering:
     """How the model answers in evaluation.
@@ -21,10 +23,6 @@ class Answering:
     """
 
     method: Literal["score", "generate"] = "score"
-    max_new_tokens: int = 16
+    max_new_tokens: AtLeastOne = 16
     readings: bool = True
     contribution: Contribution = field(default_factory=Contribution)
-
-    def __post_init__(self) -> None:
-        if self.method not in ("score", "generate"):
-            raise ValueError(f"answering.method={self.method!r} must be 'score' or 'generate'.")

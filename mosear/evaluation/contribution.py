@@ -32,13 +32,15 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Gt, Lt
 
 from mosear.evaluation.bootstrap import Interval, Statistic, bootstrap_interval
 from mosear.roles import SHOWN
+from mosear.settings import AtLeastOne, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +59,7 @@ FEWEST_CLIPS = 20
 NOTHING = 1e-4  # mean |phi| over the modalities, summed; passes in float32 differ by less
 
 
+@settings
 @dataclass(frozen=True)
 class Contribution:
     """Settings of the contribution measurement.
@@ -70,17 +73,10 @@ class Contribution:
     """
 
     enabled: bool = False
-    collapse_threshold: float = 0.167
-    max_clips_per_subset: int | None = 500
-
-    def __post_init__(self) -> None:
-        if not 0 < self.collapse_threshold < 1:
-            raise ValueError(f"contribution.collapse_threshold={self.collapse_threshold} must be between 0 and 1.")
-        if self.max_clips_per_subset is not None and self.max_clips_per_subset < 1:
-            raise ValueError(
-                f"contribution.max_clips_per_subset={self.max_clips_per_subset} must be at least 1; null measures all "
-                "clips, and contribution.enabled=false none."
-            )
+    collapse_threshold: Annotated[float, Gt(0), Lt(1)] = 0.167
+    max_clips_per_subset: Annotated[
+        AtLeastOne | None, "null measures all clips, and contribution.enabled=false none"
+    ] = 500
 
     def chosen(self, clips: Iterable[Clip]) -> frozenset[str]:
         """Ids of the clips to measure: per subset those whose hashed ids come first; none if not enabled."""

@@ -20,10 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from urllib.parse import urlsplit
 
+from annotated_types import Ge
+
 from mosear.files import written_atomically
+from mosear.settings import AtLeastOne, NotNegative, Positive, settings
 
 _LOG = logging.getLogger(__name__)
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -44,6 +47,7 @@ class Judge(Protocol):
     def __call__(self, prompt: str) -> str: ...
 
 
+@settings
 @dataclass(frozen=True, kw_only=True)
 class HttpJudge:
     """A model behind an OpenAI-compatible chat endpoint, such as vLLM's, llama.cpp's or a hosted one.
@@ -67,13 +71,14 @@ class HttpJudge:
     endpoint: str
     model: str
     api_key_env: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = 512
-    timeout: float = 60.0
-    retries: int = 3
-    backoff: float = 1.0
+    temperature: NotNegative = 0.0
+    max_tokens: AtLeastOne = 512
+    timeout: Positive = 60.0
+    retries: Annotated[int, Ge(0)] = 3
+    backoff: NotNegative = 1.0
 
-    def __post_init__(self) -> None:
+    def further_problems(self) -> list[str]:
+        """An address, a model or a key that cannot be used."""
         problems = []
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
@@ -84,13 +89,7 @@ class HttpJudge:
             problems.append("model must be the model's name on the server, got an empty string")
         if self.api_key_env is not None and not os.environ.get(self.api_key_env, "").strip():
             problems.append(f"api_key_env={self.api_key_env!r} is not set in the environment")
-        for key, least in (("temperature", 0), ("max_tokens", 1), ("retries", 0), ("backoff", 0)):
-            if getattr(self, key) < least:
-                problems.append(f"{key}={getattr(self, key)} must be at least {least}")
-        if self.timeout <= 0:
-            problems.append(f"timeout={self.timeout} must be above 0")
-        if problems:
-            raise ValueError("HttpJudge: " + "; ".join(problems) + ".")
+        return problems
 
     @property
     def name(self) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from peft import PeftConfig
+
+from mosear.settings import AtLeastOne, NotNegative, Positive, check
+
+Share = Annotated[float, Interval(ge=0, lt=1)]
 
 METHOD = "MOSE"
 """Our entry in PEFT's tables. A plain string: PEFT's enum of method types is closed, its tables are not."""
@@ -37,46 +42,33 @@ class MoSEConfig(PeftConfig):
         modality_dropout: probability with which a training clip with video and audio loses one of them for a step.
     """
 
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    experts_per_group: int = 1
+    r: AtLeastOne = 16
+    alpha: Positive = 32.0
+    dropout: Share = 0.0
+    experts_per_group: AtLeastOne = 1
     share_a: Literal["group", "all"] = "group"
     target_modules: list[str] | str | None = "all-linear"
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     gate: Literal["learned", "uniform"] = "learned"
     gate_norm: bool = False
-    balance_weight: float = 0.0
-    kl_weight: float = 0.0
+    balance_weight: NotNegative = 0.0
+    kl_weight: NotNegative = 0.0
     kl_scope: Literal["sample", "global"] = "sample"
-    load_balance_weight: float = 0.0
-    modality_dropout: float = 0.0
+    load_balance_weight: NotNegative = 0.0
+    modality_dropout: Share = 0.0
     peft_type: str | None = field(default=METHOD, init=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = METHOD
-        problems = [
-            f"{name}={value!r} must be a positive whole number"
-            for name, value in (("r", self.r), ("experts_per_group", self.experts_per_group))
-            if not isinstance(value, int) or value < 1
-        ]
-        for name in ("dropout", "modality_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                problems.append(f"{name}={getattr(self, name)!r} must lie in [0, 1)")
-        for name in ("balance_weight", "kl_weight", "load_balance_weight"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name}={getattr(self, name)!r} must not be negative")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if not self.alpha > 0:
-            problems.append(f"alpha={self.alpha!r} must be positive")
-        if not self.target_modules:
-            problems.append(f"target_modules={self.target_modules!r} must name something; 'all-linear' is the default")
-        if problems:
-            raise ValueError("MoSEConfig: " + "; ".join(problems) + ".")
+        check(self)
+
+    def further_problems(self) -> list[str]:
+        """Nothing to adapt."""
+        if self.target_modules:
+            return []
+        return [f"target_modules={self.target_modules!r} must name something; 'all-linear' is the default"]
 
     @property
     def regulariser_weights(self) -> Mapping[str, float]:
@@ -86,6 +78,3 @@ class MoSEConfig(PeftConfig):
             "gate_kl": self.kl_weight,
             "load_balance": self.load_balance_weight,
         }
-
-
-CHOICES = {"share_a": ("group", "all"), "gate": ("learned", "uniform"), "kl_scope": ("sample", "global")}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from mosear.backbones.partitioned import shape_of
+from mosear.settings import NotNegative, Positive, settings
 
-Schedule = Literal["cosine", "linear", "constant"]
 
-
+@settings
 @dataclass(frozen=True)
 class Tuning:
     """How adapters are trained.
@@ -27,22 +28,11 @@ class Tuning:
         optimizer: builds an optimiser from groups of parameters and ``lr``; ``None`` = torch's AdamW.
     """
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    schedule: Schedule = "cosine"
+    learning_rate: Positive = 1e-4
+    weight_decay: NotNegative = 0.0
+    warmup: Annotated[float, Interval(ge=0, lt=1), "a share of the steps"] = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.learning_rate > 0:
-            problems.append(f"learning_rate={self.learning_rate} must be positive")
-        if not 0 <= self.warmup < 1:
-            problems.append(f"warmup={self.warmup} must be a share of the steps in [0, 1)")
-        if self.schedule not in get_args(Schedule):
-            problems.append(f"schedule={self.schedule!r} must be one of {', '.join(get_args(Schedule))}")
-        if problems:
-            raise ValueError("Tuning: " + "; ".join(problems) + ".")
 
 
 def build_optimiser(parameters: Iterable[nn.Parameter], tuning: Tuning) -> torch.optim.Optimizer:

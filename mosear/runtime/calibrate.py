@@ -18,11 +18,11 @@ from mosear.backbones.sequences import thinker_of
 from mosear.config.foreign import TRUST
 from mosear.runtime.calibration_clips import Clips, backbone_config, chosen_clips, read_clips, validation_data
 from mosear.runtime.run import Run
+from mosear.settings import AtLeastOne, check
 from mosear.steering.calibration.passes import ClipPasses, PassStore, model_fingerprint, settings_fingerprint
 from mosear.steering.calibration.policy_search import keys_of
-from mosear.steering.calibration.search import OBJECTIVES, Board, Objective, Search, Trial, check_subsets
+from mosear.steering.calibration.search import Board, Objective, Search, Trial, check_subsets
 from mosear.steering.calibration.stages import Stages, under_name
-from mosear.steering.policies.detection import DETECTORS
 from mosear.steering.session import SteeringSession
 from mosear.steering.settings import SteeringSettings, adapter_fingerprint, policy_as_dict
 
@@ -64,12 +64,12 @@ class Calibration:
     adapter: Path | None = None
     out: Path | None = None
     manifest: Path | None = None
-    limit: int | None = None
+    limit: AtLeastOne | None = None
     objective: Objective = "mean"
     detector: Literal["masked", "heads"] = "masked"
-    trials: int | None = None
-    head_clips: int = 200
-    batch_size: int | None = None
+    trials: AtLeastOne | None = None
+    head_clips: AtLeastOne = 200
+    batch_size: AtLeastOne | None = None
     device: str | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
@@ -95,19 +95,15 @@ class Calibration:
         Raises:
             ValueError: naming all of them.
         """
-        problems = [
-            f"{name}={value} must be at least 1"
-            for name in ("limit", "trials", "head_clips", "batch_size")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
+        check(self)
+
+    def further_problems(self) -> list[str]:
+        """What is wrong with the policy, the device and files."""
+        problems = device_problems(self.device)
         try:
             keys_of(self.policy)
         except ValueError as error:
             problems.append(f"policy={self.policy!r}: {error}")
-        for name, choices in (("objective", OBJECTIVES), ("detector", DETECTORS)):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
-        problems += device_problems(self.device)
         if self.adapter is not None:
             for path in (self.adapter / "adapter_config.json", self.adapter.parent / "config.yaml"):
                 if not path.is_file():
@@ -116,8 +112,7 @@ class Calibration:
             problems.append(f"out={self.target} must end in .json")
         if self.target.exists() and not self.overwrite:
             problems.append(f"{self.target} exists; choose another --out, or replace it with --overwrite")
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
+        return problems
 
 
 @dataclass(frozen=True)

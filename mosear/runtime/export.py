@@ -27,6 +27,7 @@ from mosear.experts.passes import GROUPS
 from mosear.methods.omni_system import OmniSystem
 from mosear.runtime.adapters import load_adapter
 from mosear.runtime.run import Run, evenly
+from mosear.settings import AtLeastOne, check
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,8 +63,8 @@ class Export:
     out: Path | None = None
     fit: Fit = "refit"
     manifest: Path | None = None
-    limit: int | None = None
-    batch_size: int | None = None
+    limit: AtLeastOne | None = None
+    batch_size: AtLeastOne | None = None
     device: str | None = None
     backbone: str | None = None
     trust_remote_code: bool = False
@@ -80,16 +81,11 @@ class Export:
         Raises:
             ValueError: naming all of them.
         """
-        problems = [
-            f"{name}={value} must be at least 1"
-            for name, value in (("limit", self.limit), ("batch_size", self.batch_size))
-            if value is not None and value < 1
-        ]
-        if self.fit not in FITS:
-            problems.append(f"fit={self.fit!r} is not one of {', '.join(FITS)}")
-        problems += device_problems(self.device) + self._wrong_adapter() + self._wrong_target()
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
+        check(self)
+
+    def further_problems(self) -> list[str]:
+        """What is wrong with the device and with files."""
+        return device_problems(self.device) + self._wrong_adapter() + self._wrong_target()
 
     def _wrong_adapter(self) -> list[str]:
         settings = self.adapter / "adapter_config.json"

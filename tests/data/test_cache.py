@@ -421,7 +421,7 @@ def test_a_full_cache_is_reported(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--max-gb", "0"], "max_gb=0.0 must be positive"),
-        (["--num-frames", "0"], "num_frames must be positive"),
+        (["--num-frames", "0"], "num_frames=0 must be at least 1"),
         (["--manifest", "nowhere.parquet"], "no such file"),
         (["--backbone", "tiny-nothing"], "Unknown embedded backbone"),
     ],

@@ -320,11 +320,11 @@ def test_too_large_is_told_from_the_header_alone(media):
     [
         ({"fps": 2.0}, "exactly one of num_frames and fps"),
         ({"num_frames": None}, "exactly one of num_frames and fps"),
-        ({"num_frames": 0}, "num_frames must be positive"),
+        ({"num_frames": 0}, "num_frames=0 must be at least 1"),
         ({"num_frames": 65}, "above max_frames=64"),
-        ({"max_seconds": math.inf}, "max_seconds must be positive and finite"),
-        ({"max_pixels": 3}, "max_pixels must be at least 4"),
-        ({"audio_rate": -1}, "audio_rate must be positive"),
+        ({"max_seconds": math.inf}, "max_seconds=inf must be finite and positive"),
+        ({"max_pixels": 3}, "max_pixels=3 must be at least 4"),
+        ({"audio_rate": -1}, "audio_rate=-1 must be at least 1"),
     ],
 )
 def test_bad_budgets(values, message):

@@ -169,7 +169,7 @@ def test_replies_that_are_none(server, reply, message):
         ({"endpoint": ""}, ["endpoint='' must be an address"]),
         ({"endpoint": "file:///etc/passwd"}, ["must be an address"]),
         ({"endpoint": "http://me:pw@host/v1"}, ["no user name, password"]),
-        ({"model": " ", "timeout": 0, "retries": -1}, ["model must be", "timeout=0 must be above 0", "retries=-1"]),
+        ({"model": " ", "timeout": 0, "retries": -1}, ["model must be", "timeout=0 must be positive", "retries=-1"]),
         ({"api_key_env": "NO_SUCH_KEY_HERE"}, ["api_key_env='NO_SUCH_KEY_HERE' is not set"]),
     ],
 )

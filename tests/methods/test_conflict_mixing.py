@@ -652,7 +652,7 @@ def test_scales_travel_with_the_checkpoint(qwen25: OmniBackbone) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rate": 1.0}, r"rate=1.0 must be a share .* \(0, 1\)"),
+        ({"rate": 1.0}, r"rate=1.0 must lie in \(0, 1\) \(a share of the batch; .*method=answer_tuning\)"),
         ({"weight": 0.0}, "weight=0.0 must be positive"),
         ({"sharpness": -1.0}, "sharpness=-1.0 must not be negative"),
         ({"teacher": "oracle"}, "teacher='oracle' must be one of frozen, adapted"),

@@ -187,7 +187,7 @@ def test_every_mistake_is_named_before_anything_is_loaded(tmp_path: Path, capsys
     assert main([str(tmp_path / "nowhere"), "--to", "lora", "--device", "cuda:99"]) == 2
     message = capsys.readouterr().err
     assert "has no adapter_config.json" in message and "'cuda:99' is not there" in message
-    with pytest.raises(ValueError, match="fit='best' is not one of mean, least-squares, refit"):
+    with pytest.raises(ValueError, match="fit='best' must be one of mean, least-squares, refit"):
         Export(adapter, fit="best").check()  # type: ignore[arg-type]
 
 

@@ -170,7 +170,7 @@ def test_another_estimate_can_be_plugged_in() -> None:
     found = random_readings(20)
     decision = Chase(reliability=Pessimist(), conflict_threshold=0).decide(found)
     assert (decision.target == AUDIO).equal(found["audio"].amax(-1) < found["visual"].amax(-1))
-    with pytest.raises(ValueError, match="must have modalities"):
+    with pytest.raises(ValueError, match=r"reliability=.* must have modalities"):
         Chase(reliability=object())
 
 
@@ -261,7 +261,10 @@ def test_settings_survive_a_calibration_file() -> None:
     [
         ({"detector": "ears", "target": "left", "readings": "none"}, ["'ears'", "'left'", "'none'"]),
         ({"conflict_threshold": 1.5, "strength": -1, "suppress": NAN}, ["1.5", "strength=-1", "suppress=nan"]),
-        ({"heads": [3], "evidence_heads": []}, ["heads=[3]", "evidence_heads names no head"]),
+        (
+            {"heads": [3], "evidence_heads": []},
+            ["heads=[3]", "[layer, head] pairs", "evidence_heads=[] must hold at least 1"],
+        ),
         (
             {"reliability": {"confidence": "loud", "audio_temperature": 0, "transcript_weight": -1}},
             ["'loud'", "audio_temperature=0", "transcript_weight=-1"],
@@ -289,9 +292,9 @@ def test_what_does_not_fit_a_model() -> None:
 def test_sequences_of_policies_are_checked() -> None:
     with pytest.raises(ValueError, match="one Chase"):
         Policies([Chase(), Policies([Chase()])])
-    with pytest.raises(ValueError, match="names none"):
+    with pytest.raises(ValueError, match=r"policies=\[\] must hold at least 1"):
         Policies([])
-    with pytest.raises(ValueError, match="no steering policy"):
+    with pytest.raises(ValueError, match=r"policies=\['ar'\] must be a list of Policy"):
         Policies(["ar"])
 
 

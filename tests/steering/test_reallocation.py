@@ -101,5 +101,5 @@ def test_all_mistakes_at_once() -> None:
         AttentionReallocation(
             threshold=1.0, portion=-0.1, criterion="length", distribution="even", layers=[], phase="never"
         )
-    for name in ("threshold=1.0", "portion=-0.1", "'length'", "'even'", "layers=()", "'never'"):
+    for name in ("threshold=1.0", "portion=-0.1", "'length'", "'even'", "layers=[]", "'never'"):
         assert name in str(error.value)

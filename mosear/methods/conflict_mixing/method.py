@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from mosear.backbones.sequences import penalty
@@ -24,6 +25,7 @@ from mosear.methods.conflict_mixing.mixer import ConflictMixer
 from mosear.methods.conflict_mixing.target import Scale
 from mosear.methods.processes import Part, gathered
 from mosear.problems import Problem
+from mosear.settings import NotNegative, Positive, settings
 from mosear.torchrun import launched_world
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ SCALES, TEACHER = "mixing_scales", "readings"
 """Where a checkpoint keeps what is usual for each modality, and what the teacher has read."""
 
 
+@settings
 @dataclass(eq=False)
 class ConflictMixing(Method):
     """Answer tuning on a part of each batch, and recombined clips in place of the rest.
@@ -72,40 +75,21 @@ class ConflictMixing(Method):
         seed: of the pairs.
     """
 
-    rate: float = 0.5
-    weight: float = 1.0
+    rate: Annotated[float, Interval(gt=0, lt=1), "a share of the batch; without mixing, use method=answer_tuning"] = 0.5
+    weight: Positive = 1.0
     evidence: Literal["label", "reading"] = "label"
-    sharpness: float = 2.0
-    agreement: float = 1.0
+    sharpness: NotNegative = 2.0
+    agreement: NotNegative = 1.0
     visual_prior: float = 0.0
     transcript: Literal["none", "either", "any"] = "either"
     scale: Literal["training", "none"] = "training"
-    scale_clips: int = 300
+    scale_clips: Annotated[int, Ge(2)] = 300
     teacher: Literal["frozen", "adapted"] = "frozen"
-    weak_modality_weight: float = 0.0
-    hard_sample_weight: float = 0.0
-    seed: int = 0
+    weak_modality_weight: NotNegative = 0.0
+    hard_sample_weight: NotNegative = 0.0
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 0 < self.rate < 1:
-            problems.append(
-                f"rate={self.rate} must be a share of the batch in (0, 1); without mixing, use method=answer_tuning"
-            )
-        if not self.weight > 0:
-            problems.append(f"weight={self.weight} must be positive")
-        if not math.isfinite(self.visual_prior):
-            problems.append(f"visual_prior={self.visual_prior} must be a finite number")
-        if self.scale_clips < 2:
-            problems.append(f"scale_clips={self.scale_clips} must be at least 2")
-        for name in ("sharpness", "agreement", "weak_modality_weight", "hard_sample_weight", "seed"):
-            if not getattr(self, name) >= 0:
-                problems.append(f"{name}={getattr(self, name)} must not be negative")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if problems:
-            raise ValueError("ConflictMixing: " + "; ".join(problems) + ".")
         self.mixer: ConflictMixer | None = None
         self._scales: dict[str, Scale] | None = None
 
@@ -178,11 +162,3 @@ class ConflictMixing(Method):
         clips = self.clips_of_step(step.clips)
         loss = step.answers(clips["clips"])
         return loss + step.labels(clips["recombined"]) if clips["recombined"] else loss
-
-
-CHOICES = {
-    "evidence": ("label", "reading"),
-    "transcript": ("none", "either", "any"),
-    "scale": ("training", "none"),
-    "teacher": ("frozen", "adapted"),
-}

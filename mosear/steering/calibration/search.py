@@ -17,7 +17,6 @@ from mosear.steering.policies.base import Policy
 
 FloatArray = npt.NDArray[np.float64]
 Objective = Literal["mean", "conflict"]
-OBJECTIVES = ("mean", "conflict")
 CONSISTENT = "consistent"
 CONFLICTS = ("video_aligned", "audio_aligned")
 SURE = 1.96

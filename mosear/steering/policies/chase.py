@@ -5,24 +5,26 @@ After Sun et al., Findings of ACL 2026, arXiv:2605.01024; no weight is changed. 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Interval, MinLen
 from torch import Tensor
 
 from mosear.inference.distributions import jensen_shannon
 from mosear.roles import TokenRole
+from mosear.settings import NotNegative, settings
 from mosear.steering.policies.base import AttentionView, Edit, Policy, outside
-from mosear.steering.policies.detection import CONTEXTS, DETECTORS, NO_TARGET, Decision, Detection
+from mosear.steering.policies.detection import NO_TARGET, Decision, Detection
 from mosear.steering.policies.reliability import Readings, Reliability, ReliabilityEstimate
 
-TARGETS = ("reliable", "audio", "visual", "oracle")
+Pairs = Annotated[Sequence[tuple[int, int]], MinLen(1), "[layer, head] pairs; null means the default"]
 
 
+@settings
 @dataclass(frozen=True)
 class Chase(Policy):
     """Adds to the attention logits of the believed modality's tokens where face and voice disagree.
@@ -65,50 +67,17 @@ class Chase(Policy):
     needs_both: ClassVar[bool] = True
 
     detector: Literal["masked", "heads"] = "masked"
-    conflict_threshold: float = 0.1
-    strength: float = 4.0
-    suppress: float = 0.0
+    conflict_threshold: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    strength: NotNegative = 4.0
+    suppress: NotNegative = 0.0
     soft: bool = False
-    heads: Sequence[tuple[int, int]] | None = None
+    heads: Pairs | None = None
     target: Literal["reliable", "audio", "visual", "oracle"] = "reliable"
     readings: Literal["alone", "with_transcript"] = "alone"
-    reliability: ReliabilityEstimate = field(default_factory=Reliability)
-    evidence_heads: Sequence[tuple[int, int]] | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        reliability: Any = self.reliability
-        if isinstance(reliability, Mapping):  # from a config or a calibration file
-            try:
-                object.__setattr__(self, "reliability", Reliability(**reliability))
-            except (TypeError, ValueError) as error:
-                problems.append(f"reliability: {error}")
-        elif not isinstance(reliability, ReliabilityEstimate):
-            problems.append(f"reliability={reliability!r} must have modalities, calibrated() and scores()")
-        for name, choices in (("detector", DETECTORS), ("target", TARGETS), ("readings", CONTEXTS)):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if not 0 <= self.conflict_threshold <= 1:
-            problems.append(f"conflict_threshold={self.conflict_threshold!r} must lie in [0, 1]")
-        for name in ("strength", "suppress"):
-            if not 0 <= getattr(self, name) < math.inf:
-                problems.append(f"{name}={getattr(self, name)!r} must not be negative")
-        for name in ("heads", "evidence_heads"):
-            problems += self._as_pairs(name)
-        if problems:
-            raise ValueError("Chase: " + "; ".join(problems) + ".")
-
-    def _as_pairs(self, name: str) -> list[str]:
-        """Freeze a setting into a tuple of pairs; complaints if it is not one."""
-        given = getattr(self, name)
-        if given is None:
-            return []
-        try:
-            pairs = tuple((int(layer), int(head)) for layer, head in given)
-        except (TypeError, ValueError):
-            return [f"{name}={given!r} must be a list of [layer, head] pairs"]
-        object.__setattr__(self, name, pairs)
-        return [] if pairs else [f"{name} names no head; null means the default"]
+    reliability: Annotated[Reliability | ReliabilityEstimate, "it must have modalities, calibrated() and scores()"] = (
+        field(default_factory=Reliability)
+    )
+    evidence_heads: Pairs | None = None
 
     # -- what fits a model ------------------------------------------------------------------------------------------
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mosear.steering.policies.base import Policy
     from mosear.steering.policies.reliability import Readings
 
-DETECTORS = ("masked", "heads")
-CONTEXTS = ("alone", "with_transcript")
 NO_TARGET = -1
 
 

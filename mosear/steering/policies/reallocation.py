@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval, MinLen
 from torch import Tensor
 
+from mosear.settings import settings
 from mosear.steering.policies.base import AttentionView, Edit, Policy, outside
 
-CRITERIA = ("mass", "density")
-DISTRIBUTIONS = ("proportional", "uniform")
-PHASES = ("prefill", "decode", "both")
 
-
+@settings
 @dataclass(frozen=True)
 class AttentionReallocation(Policy):
     """Takes attention from the voice and gives it to the face, in heads that listen too much.
@@ -49,28 +48,12 @@ class AttentionReallocation(Policy):
     key: ClassVar[str] = "ar"
     needs_both: ClassVar[bool] = True
 
-    threshold: float = 0.6
-    portion: float = 0.5
+    threshold: Annotated[float, Interval(ge=0, lt=1)] = 0.6
+    portion: Annotated[float, Interval(ge=0, le=1)] = 0.5
     criterion: Literal["mass", "density"] = "mass"
     distribution: Literal["proportional", "uniform"] = "proportional"
-    layers: Sequence[int] | None = None
+    layers: Annotated[Sequence[int], MinLen(1), "null means all"] | None = None
     phase: Literal["prefill", "decode", "both"] = "both"
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not 0 <= self.threshold < 1:
-            problems.append(f"threshold={self.threshold!r} must lie in [0, 1)")
-        if not 0 <= self.portion <= 1:
-            problems.append(f"portion={self.portion!r} must lie in [0, 1]")
-        for name, choices in (("criterion", CRITERIA), ("distribution", DISTRIBUTIONS), ("phase", PHASES)):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
-            if not self.layers:
-                problems.append("layers=() names no layer; null means all")
-        if problems:
-            raise ValueError("AttentionReallocation: " + "; ".join(problems) + ".")
 
     def problems(self, layers: int, heads: int) -> list[str]:
         """Layers that the decoder does not have."""

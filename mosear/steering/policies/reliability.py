@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mosear.inference.distributions import log_odds, log_of
 from mosear.inference.unimodal import UnimodalPredictions as Readings
-
-CONFIDENCES = ("log_odds", "entropy")
+from mosear.settings import NotNegative, Positive, settings
 
 
 @runtime_checkable
@@ -33,6 +32,7 @@ class ReliabilityEstimate(Protocol):
         """
 
 
+@settings
 @dataclass(frozen=True)
 class Reliability:
     """Confidence after temperature calibration, a prior per modality, and agreement with the transcript.
@@ -58,27 +58,12 @@ class Reliability:
     """
 
     confidence: Literal["log_odds", "entropy"] = "log_odds"
-    audio_temperature: float = 1.0
-    visual_temperature: float = 1.0
-    text_temperature: float = 1.0
+    audio_temperature: Positive = 1.0
+    visual_temperature: Positive = 1.0
+    text_temperature: Positive = 1.0
     audio_prior: float = 0.0
     visual_prior: float = 0.0
-    transcript_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.confidence not in CONFIDENCES:
-            problems.append(f"confidence={self.confidence!r} must be one of {', '.join(CONFIDENCES)}")
-        for name in ("audio_temperature", "visual_temperature", "text_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                problems.append(f"{name}={getattr(self, name)!r} must be positive")
-        for name in ("audio_prior", "visual_prior"):
-            if not math.isfinite(getattr(self, name)):
-                problems.append(f"{name}={getattr(self, name)!r} must be a finite number")
-        if not 0 <= self.transcript_weight < math.inf:
-            problems.append(f"transcript_weight={self.transcript_weight!r} must not be negative")
-        if problems:
-            raise ValueError("Reliability: " + "; ".join(problems) + ".")
+    transcript_weight: NotNegative = 0.0
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from annotated_types import MinLen
 from torch import Tensor
 
+from mosear.settings import settings
 from mosear.steering.policies.base import AttentionView, Edit, Policy, modality_mass
 from mosear.steering.policies.chase import Chase
 from mosear.steering.policies.detection import Detection
 
 
+@settings
 @dataclass(frozen=True)
 class Policies(Policy):
     """Each policy edits what the one before has left: ``p -> p' -> p''``.
@@ -20,18 +24,13 @@ class Policies(Policy):
         policies: in order; at most one of them decides about clips (has a :attr:`detection`, as :class:`Chase` does).
     """
 
-    policies: Sequence[Policy]
+    policies: Annotated[Sequence[Policy], MinLen(1), "to steer nothing, leave steering off"]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "policies", tuple(self.policies))
-        wrong = [policy for policy in self.policies if not isinstance(policy, Policy)]
-        problems = [f"{policy!r} is no steering policy" for policy in wrong]
-        if not self.policies:
-            problems.append("policies=() names none; leave steering off instead")
-        if not wrong and sum(isinstance(step, Chase) for step in self.steps) > 1:
-            problems.append("there may be one Chase, for a session decides on one direction per clip")
-        if problems:
-            raise ValueError("Policies: " + "; ".join(problems) + ".")
+    def further_problems(self) -> list[str]:
+        """More than one direction per clip."""
+        if sum(isinstance(step, Chase) for step in self.steps) > 1:
+            return ["there may be one Chase, for a session decides on one direction per clip"]
+        return []
 
     @property
     def steps(self) -> tuple[Policy, ...]:
