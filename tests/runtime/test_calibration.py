@@ -242,7 +242,7 @@ def test_every_mistake_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     message = capsys.readouterr().err
     for part in ("limit=0", "trials=-1", "head_clips=0", "device='tpu'", "adapter_config.json is missing", "in .json"):
         assert part in message, message
-    with pytest.raises(ValueError, match=r"policy='magic'.*objective='best'.*detector='eyes'"):
+    with pytest.raises(ValueError, match=r"objective='best'.*detector='eyes'.*policy='magic'"):
         Calibration("magic", objective="best", detector="eyes").check()  # type: ignore[arg-type]
     assert main(["--policy", "ar", "--out", str(tmp_path / "s.json"), "data.nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err
