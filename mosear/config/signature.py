@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mosear.config.annotations import UNREAD, describe, fits, literal_choices
+from mosear.config.annotations import UNREAD, describe, describe_value, fits, literal_choices
 from mosear.config.targets import TargetError, resolve_target
 from mosear.problems import ABSENT, Problem, close_name, join_key, suggest
 
@@ -154,7 +154,7 @@ def _kind(value: object) -> str:
         return "null"
     if isinstance(value, dict) and "_target_" in value:
         return f"what {value['_target_']} builds"
-    return type(value).__name__
+    return describe_value(value)
 
 
 def _remedy(value: object, annotation: Any) -> str:
