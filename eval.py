@@ -7,11 +7,13 @@ the run, unless the command line or the benchmark says otherwise.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from mosear.config.adapter_options import offer_adapters
+from mosear.config.command_line import refuse_mistakes
 from mosear.config.renamed import refuse_renamed
 from mosear.torchrun import first_reports, processes_start, register_resolvers
 
@@ -49,5 +51,6 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     with first_reports():
         refuse_renamed(sys.argv[1:])
+        refuse_mistakes(sys.argv[1:], Path(__file__).parent / "conf", "eval")
         offer_adapters(sys.argv[1:])
         main()

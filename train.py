@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from mosear.config.command_line import refuse_mistakes
 from mosear.config.renamed import refuse_renamed
 from mosear.torchrun import first_reports, processes_start, register_resolvers
 
@@ -43,4 +45,5 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     with first_reports():
         refuse_renamed(sys.argv[1:])
+        refuse_mistakes(sys.argv[1:], Path(__file__).parent / "conf", "train")
         main()

@@ -64,11 +64,16 @@ class ConfigError(ValueError):
         return f"the configuration has {count} {'problem' if count == 1 else 'problems'}:\n{listing}"
 
 
+def close_name(name: object, known: Iterable[object]) -> str | None:
+    """The one of the ``known`` names that is spelt most like ``name``, if any is."""
+    return next(iter(get_close_matches(str(name), [str(candidate) for candidate in known], n=1)), None)
+
+
 def suggest(name: object, known: Iterable[object]) -> str:
     """Returns a remedy for an unknown ``name``: the closest of the ``known`` ones, or else a list of them."""
     names = [str(candidate) for candidate in known]
-    if closest := get_close_matches(str(name), names, n=1):
-        return f"Did you mean '{closest[0]}'?"
+    if (closest := close_name(name, names)) is not None:
+        return f"Did you mean '{closest}'?"
     if not names:
         return "Remove it: nothing is accepted here."
     rest = f", ... ({len(names)} in all)" if len(names) > _LONGEST_LISTING else ""

@@ -80,20 +80,34 @@ def literal_choices(annotation: Any) -> list[object]:
     return []
 
 
+_ONE = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts", bool: "true or false"}
+
+
 def describe(annotation: Any) -> str:
-    """Returns ``annotation`` as a reader of config files would write it: short names, ``null`` for None."""
+    """Returns ``annotation`` in words for a reader of config files; None is ``null``, a class its short name."""
     annotation = _unwrap(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is None or annotation is types.NoneType:
         return "null"
     if origin is Union or origin is types.UnionType:
-        return " | ".join(dict.fromkeys(map(describe, arguments)))
+        return " or ".join(dict.fromkeys(map(describe, arguments)))
     if origin is Literal:
-        return " | ".join(map(repr, arguments))
-    name = getattr(origin or annotation, "__name__", None) or inspect.formatannotation(annotation)
-    if not arguments or origin is abc.Callable:
-        return name
-    return f"{name}[{', '.join('...' if part is Ellipsis else describe(part) for part in arguments)}]"
+        return " or ".join(map(repr, arguments))
+    if origin in _LISTS and arguments and arguments[-1] in (arguments[0], Ellipsis):
+        return f"a list of {_MANY.get(_unwrap(arguments[0])) or describe(arguments[0])}"
+    if origin in _MAPPINGS and arguments:
+        return "a mapping"
+    if isinstance(annotation, type) and annotation in _ONE:
+        return _ONE[annotation]
+    return getattr(origin or annotation, "__name__", None) or inspect.formatannotation(annotation)
+
+
+def describe_value(value: object) -> str:
+    """Returns the kind of a value in the same words."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _ONE.get(type(value)) or type(value).__name__
 
 
 def _unwrap(annotation: Any) -> Any:

@@ -133,6 +133,18 @@ def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip]) -> Iter
             )
 
 
+def benchmark_is_chosen(cfg: DictConfig) -> Iterator[Problem]:
+    """Clips of one's own are not tested on the synthetic corpus because no benchmark was named."""
+    if cfg.data.get("prepare") is not None or cfg.benchmark.name != "synthetic":
+        return
+    if cfg.data.get("test") is None or cfg.data.test != cfg.benchmark.get("manifest"):
+        return
+    yield Problem(
+        "benchmark", "synthetic", "no benchmark is chosen, so your model would be tested on the synthetic corpus",
+        "Add benchmark=manifest benchmark.manifest=test.parquet, or another benchmark=NAME.",
+    )  # fmt: skip
+
+
 def corpus_is_needed(cfg: DictConfig) -> Iterator[Problem]:
     """Recipes for the synthetic corpus render it, also where another benchmark is evaluated."""
     if cfg.benchmark.get("split") is not None and cfg.data.get("prepare") is not None:

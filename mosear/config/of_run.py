@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 PROMPT = "data.prompt"
 TAKEN = ("backbone", PROMPT, "data.budget", "data.interleave", "data.max_pixels", "data.max_tokens")
 """What an evaluation takes from a run."""
+_ABSENT = object()
 
 
 def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -46,9 +47,9 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
         set_here = [override.partition("=")[0].lstrip("+~") for override in overrides]
         without_code(saved, path, keys=[key for key in TAKEN if key in OWN and key not in set_here], ours=set_here)
         for key in TAKEN:
-            theirs = OmegaConf.select(saved, key)
+            theirs = OmegaConf.select(saved, key, default=_ABSENT)  # null is a value: the checkpoint's own pixels
             chosen = any(name == key or key.startswith(f"{name}.") for name in set_here if name != "data")
-            if theirs is None or chosen or (key == PROMPT and cfg.benchmark.get("own_prompt")):
+            if theirs is _ABSENT or chosen or (key == PROMPT and cfg.benchmark.get("own_prompt")):
                 continue
             ours = {name: OmegaConf.select(cfg, name) for name in set_here if name.startswith(f"{key}.")}
             OmegaConf.update(cfg, key, theirs, merge=False)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mosear.config.benchmark_rules import (
     benchmark_clips_fit,
+    benchmark_is_chosen,
     corpus_is_needed,
     metrics_are_known,
     training_has_clips,
@@ -172,6 +173,21 @@ def loggers_are_installed(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+AT_LEAST = {
+    "data.batch_size": 1, "data.eval_batch_size": 1, "data.num_workers": 0, "data.max_tokens": 1, "data.bucket": 1,
+    "trainer.accumulate_grad_batches": 1, "trainer.num_nodes": 1, "report.examples": 0,
+}  # fmt: skip
+"""Counts, and the smallest that means something."""
+
+
+def counts_are_possible(cfg: DictConfig) -> Iterator[Problem]:
+    """No empty batches, no negative numbers of processes."""
+    for key, least in AT_LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            yield Problem(key, value, f"it must be at least {least}", f"Set {key}={least} or more.")
+
+
 def best_needs_validation(cfg: DictConfig) -> Iterator[Problem]:
     """Nothing can be selected on validation data that are not there."""
     node = (cfg.get("callbacks") or {}).get("adapter")
@@ -195,6 +211,8 @@ COMMON_RULES: tuple[Rule, ...] = (
     calibration_fits,
     labels_come_first,
     manifests_exist,
+    counts_are_possible,
+    benchmark_is_chosen,
     metrics_are_known,
     benchmark_clips_fit,
     attention_takes_masks,

@@ -6,9 +6,9 @@ from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mosear.config.annotations import UNREAD, describe, fits, literal_choices
+from mosear.config.annotations import UNREAD, describe, describe_value, fits, literal_choices
 from mosear.config.targets import TargetError, resolve_target
-from mosear.problems import ABSENT, Problem, join_key, suggest
+from mosear.problems import ABSENT, Problem, close_name, join_key, suggest
 
 HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
@@ -94,7 +94,9 @@ class _Call:
                 yield Problem(key, value, message, "Remove one of the two.")
             elif entry not in accepted and not self._has(inspect.Parameter.VAR_KEYWORD):
                 free = [name for name in accepted if name not in self.entries and name not in taken]
-                yield Problem(key, value, f"{self.name} has no parameter '{entry}'.", suggest(entry, free))
+                meant = close_name(entry, accepted)  # also one that has a value already: it was misspelt
+                remedy = f"Did you mean '{meant}'?" if meant else suggest(entry, free)
+                yield Problem(key, value, f"{self.name} has no parameter '{entry}'.", remedy)
 
     def missing_parameters(self) -> Iterator[Problem]:
         """Required parameters that get no value."""
@@ -152,7 +154,7 @@ def _kind(value: object) -> str:
         return "null"
     if isinstance(value, dict) and "_target_" in value:
         return f"what {value['_target_']} builds"
-    return type(value).__name__
+    return describe_value(value)
 
 
 def _remedy(value: object, annotation: Any) -> str:

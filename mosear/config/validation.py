@@ -5,11 +5,12 @@
 Nothing is instantiated: targets are imported and their signatures read. (Inspired by torchtune's config validation.)
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from mosear.config.annotations import UNREAD
@@ -51,7 +52,8 @@ def validate(
     tree = reading.container(cfg, "")
     problems = [] if allowed_keys is None else list(_unknown_top_level(tree, allowed_keys))
     problems += reading.problems or reading.doubtful
-    problems += _TargetCheck(reading.aliases, supplied or {}).visit(tree)
+    found = list(_TargetCheck(reading.aliases, supplied or {}).visit(tree))
+    problems += {problem.key: problem for problem in map(reading.where_written, found)}.values()
     broken = bool(problems)
     for rule in rules:
         problems += _judge(rule, cfg, broken=broken)
@@ -66,6 +68,7 @@ class _Reading:
     Attributes:
         problems: What could not be read.
         aliases: Paths of containers that are interpolations of others: they are judged where they are written.
+        sources: Path of a value that is an interpolation of another one, to the path of that one.
         doubtful: Aliases whose original cannot be read in full. News only if nothing in ``problems`` explains it, as
             when two containers refer to each other.
     """
@@ -73,6 +76,16 @@ class _Reading:
     problems: list[Problem] = field(default_factory=list)
     doubtful: list[Problem] = field(default_factory=list)
     aliases: set[str] = field(default_factory=set)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def where_written(self, problem: Problem) -> Problem:
+        """The problem of a value, at the key that one would change: a value may be written elsewhere."""
+        key = problem.key
+        while key in self.sources:
+            key = self.sources[key]
+        if key == problem.key:
+            return problem
+        return replace(problem, key=key, message=f"It is also the value of {problem.key}: {problem.message}")
 
     def container(self, node: DictConfig | ListConfig, path: str) -> Any:
         """Returns the dict or list that ``node``, which stands at ``path``, holds."""
@@ -89,6 +102,8 @@ class _Reading:
         try:
             value = parent[name]
             if not isinstance(value, DictConfig | ListConfig):
+                if (source := _source(parent, name)) is not None:
+                    self.sources[path] = source
                 return value
         except (InterpolationToMissingValueError, MissingMandatoryValue):
             return UNREAD  # the `???` it refers to is reported where it stands
@@ -103,6 +118,14 @@ class _Reading:
         except OmegaConfBaseException as error:
             self.doubtful.append(_unresolved(parent, name, path, error))
             return UNREAD
+
+
+def _source(parent: DictConfig | ListConfig, name: Any) -> str | None:
+    """The key of ``${key}``; ``None`` for other values."""
+    node = parent._get_node(name)
+    written = node._value() if isinstance(node, Node) else None
+    found = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
+    return None if found is None or found[1].startswith(".") else found[1]
 
 
 def _unresolved(parent: DictConfig | ListConfig, name: Any, path: str, error: Exception) -> Problem:

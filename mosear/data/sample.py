@@ -141,6 +141,25 @@ def _unpacked(features: Tensor, others: Tensor, places: dict[str, Any]) -> OmniB
     return OmniBatch(**known)
 
 
+class TooManyTokensError(ValueError):
+    """A clip whose question, transcript and media are longer than allowed.
+
+    Attributes:
+        tokens: that it needs.
+        limit: on them.
+    """
+
+    def __init__(self, clip: str, tokens: int, limit: int) -> None:
+        self.clip, self.tokens, self.limit = clip, tokens, limit
+        super().__init__(
+            f"Clip {clip!r} needs {tokens} tokens, more than max_tokens={limit}. Lower num_frames, "
+            "max_pixels or max_seconds, or raise max_tokens."
+        )
+
+    def __reduce__(self) -> tuple[type[TooManyTokensError], tuple[str, int, int]]:
+        return type(self), (self.clip, self.tokens, self.limit)  # loader workers send it to the process that reads
+
+
 class SampleBuilder:
     """Builds samples with the real processor's own components.
 
@@ -184,10 +203,7 @@ class SampleBuilder:
         answer_ids = self.answer_ids(answer) if answer is not None else []
         ids = torch.tensor(prompt_ids + answer_ids)
         if len(ids) > self.max_tokens:
-            raise ValueError(
-                f"Clip {clip.id!r} needs {len(ids)} tokens, more than max_tokens={self.max_tokens}. Lower num_frames, "
-                "max_pixels or max_seconds, or raise max_tokens."
-            )
+            raise TooManyTokensError(clip.id, len(ids), self.max_tokens)
         inside = [start >= span[0] and end <= span[1] and end > start for start, end in encoded["offset_mapping"]]
         sample = Sample(
             clip=clip,

@@ -18,7 +18,7 @@ from mosear.data.clip import Clip
 from mosear.data.media import decode, probe
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
-from mosear.data.sample import Sample, SampleBuilder, collate
+from mosear.data.sample import Sample, SampleBuilder, TooManyTokensError, collate
 from mosear.inference.answerer import Answer, Answerer
 from mosear.inference.distributions import jensen_shannon
 from mosear.runtime.run import Run
@@ -163,7 +163,15 @@ class Predictor:
         )
         sources = (path if info.has_video else None, "video" if info.has_video else path)
         media = decode(sources[0], sources[1] if info.has_audio else None, self.budget)
-        return self.builder.build(clip, self.backbone.encode(self.media_processor(media).to(self.backbone.device)))
+        encoded = self.backbone.encode(self.media_processor(media).to(self.backbone.device))
+        try:
+            return self.builder.build(clip, encoded)
+        except TooManyTokensError as error:
+            limit = "an answer without a run may use" if self.adapter is None else "its run allows (data.max_tokens)"
+            raise ValueError(
+                f"{path} with its question and transcript needs {error.tokens} tokens, and {limit} {error.limit}. "
+                "Shorten the transcript, or cut the clip."
+            ) from error
 
     def _prediction(self, answer: Answer, seconds: float) -> Prediction:
         labels = self.answerer.prompt.labels

@@ -96,3 +96,12 @@ def test_what_the_command_line_names_is_the_user_s_own(downloaded):
     run = downloaded(**{"data.prompt._target_": "my.Prompt", "backbone._target_": "my.load"})
     cfg = evaluation(run, "data.prompt._target_=mosear.data.prompt.Prompt", "backbone=tiny_omni_beta4")
     assert cfg.backbone.name == "tiny-omni-beta4" and cfg.data.prompt._target_ == "mosear.data.prompt.Prompt"
+
+
+def test_a_null_of_the_run_is_taken_too(downloaded):
+    """``data=test`` limits pixels, and the run left them to the checkpoint: the answers must be those of predict."""
+    run = downloaded(**{"data.max_pixels": None})
+    cfg = evaluation(run, "data=test", "benchmark=manifest", "benchmark.manifest=m.parquet")
+    assert cfg.data.max_pixels is None
+    assert evaluation(run, "data=test", "data.max_pixels=5000").data.max_pixels == 5000
+    assert not cfg.data.prompt.list_labels

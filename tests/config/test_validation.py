@@ -144,11 +144,11 @@ def test_golden_report() -> None:
         "    -> Correct the name inside ${...}, or define what it refers to.\n"
         "\n"
         "  4. adapter.rank = '8'\n"
-        "    Adapter wants 'rank' to be int, not str.\n"
+        "    Adapter wants 'rank' to be a whole number, not text.\n"
         "    -> Write 8 without quotes.\n"
         "\n"
         "  5. adapter.kind = 'mosse'\n"
-        "    Adapter wants 'kind' to be 'lora' | 'mose', not 'mosse'.\n"
+        "    Adapter wants 'kind' to be 'lora' or 'mose', not 'mosse'.\n"
         "    -> Did you mean 'mose'?\n"
         "\n"
         "  6. adapter.alhpa = 16\n"
@@ -283,16 +283,28 @@ def test_resolving_imports_submodules_and_calls_nothing() -> None:
         (target("Adapter"), "x.rank", ABSENT, "needs a value for 'rank'", "Add x.rank=..."),
         (target("Adapter", rank=1, alhpa=2), "x.alhpa", 2, "no parameter 'alhpa'", "Did you mean 'alpha'?"),
         (target("Adapter", rank=1, zzz=2), "x.zzz", 2, "no parameter 'zzz'", "Use one of: alpha, kind, targets."),
-        (target("Adapter", rank=True), "x.rank", True, "to be int, not bool", "of that type"),
-        (target("Adapter", rank=1.5), "x.rank", 1.5, "to be int, not float", "of that type"),
-        (target("Adapter", rank=None), "x.rank", None, "to be int, not null", "of that type"),
-        (target("Adapter", rank=1, alpha="1e-4"), "x.alpha", "1e-4", "float, not str", "Write 1e-4 without quotes."),
-        (target("Adapter", rank=1, targets=3), "x.targets", 3, "not int", "Quote it: '3'."),
-        (target("Adapter", rank=1, targets=[3]), "x.targets", [3], "list[str] | str | null, not list", "of that type"),
-        (target("Adapter", rank=1, kind=3), "x.kind", 3, "not int", "Use one of: lora, mose."),
-        (target("Trainer.from_path", path="p", strict="false"), "x.strict", "false", "bool", "without quotes"),
+        (target("Adapter", rank=True), "x.rank", True, "to be a whole number, not true", "of that type"),
+        (target("Adapter", rank=1.5), "x.rank", 1.5, "to be a whole number, not a number", "of that type"),
+        (target("Adapter", rank=None), "x.rank", None, "to be a whole number, not null", "of that type"),
+        (
+            target("Adapter", rank=1, alpha="1e-4"),
+            "x.alpha",
+            "1e-4",
+            "a number, not text",
+            "Write 1e-4 without quotes.",
+        ),
+        (target("Adapter", rank=1, targets=3), "x.targets", 3, "not a whole number", "Quote it: '3'."),
+        (
+            target("Adapter", rank=1, targets=[3]),
+            "x.targets",
+            [3],
+            "a list of texts or text or null, not a list",
+            "of that type",
+        ),
+        (target("Adapter", rank=1, kind=3), "x.kind", 3, "not a whole number", "Use one of: lora, mose."),
+        (target("Trainer.from_path", path="p", strict="false"), "x.strict", "false", "true or false", "without quotes"),
         (target("Adapter", _args_=[1], rank=2), "x.rank", 2, "gets 'rank' twice", "one of the two"),
-        (target("Adapter", _args_=["a"]), "x._args_[0]", "a", "to be int, not str", "of that type"),
+        (target("Adapter", _args_=["a"]), "x._args_[0]", "a", "to be a whole number, not text", "of that type"),
         (target("Adapter", _args_=[1, 2, "lora", None, 5]), "x._args_", [1, 2, "lora", None, 5], "takes 4", "Remove"),
         (target("accepts_anything"), "x.first", ABSENT, "needs a value for 'first'", "Add"),
     ],
@@ -430,13 +442,13 @@ def test_fits(value: Any, annotation: Any, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("annotation", "expected"),
     [
-        (int, "int"),
-        (list[int] | str | None, "list[int] | str | null"),
-        (Literal["a", 1] | None, "'a' | 1 | null"),
-        (tuple[Path, ...], "tuple[Path, ...]"),
-        (Mapping[str, Optimizer], "Mapping[str, Optimizer]"),
+        (int, "a whole number"),
+        (list[int] | str | None, "a list of whole numbers or text or null"),
+        (Literal["a", 1] | None, "'a' or 1 or null"),
+        (tuple[Path, ...], "a list of Path"),
+        (Mapping[str, Optimizer], "a mapping"),
         (Callable[[int], str], "Callable"),
-        (Annotated[Metres, "far"], "float"),
+        (Annotated[Metres, "far"], "a number"),
     ],
 )
 def test_describe(annotation: Any, expected: str) -> None:

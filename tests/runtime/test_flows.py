@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mosear.data.manifest import load_manifest, write_manifest
 from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.aggregate import collect, differences, table
 from mosear.evaluation.predictions import read_predictions
+from mosear.runtime.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -128,6 +130,32 @@ def test_predict_answers_for_one_clip(trained, data_dir):
     assert sum(answer["distribution"].values()) == pytest.approx(1)
     assert 0 <= answer["conflict"] <= 1 and answer["label"] in answer["distribution"]
     assert "all together" in run("-m mosear.predict", str(clip)).stdout
+
+
+@pytest.mark.parametrize("data", ["test", "manifest"])
+def test_predict_and_eval_agree_on_clips_of_one_s_own(data, trained, data_dir, tmp_path):
+    """The question, the budgets and the limits are those of the run, whichever data an evaluation names."""
+    clips = [clip for clip in load_manifest(data_dir / "synthetic" / "test.parquet") if clip.video and clip.text][:3]
+    manifest = write_manifest(clips, tmp_path / "mine.jsonl")
+    options = [f"data={data}", f"data.root={data_dir / 'synthetic'}", "trainer=cpu", "callbacks.progress=null"]
+    options += [] if data == "test" else ["data.train=null", "data.val=null"]
+    benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}", "data.num_workers=0"]
+    run("eval.py", f"run={trained[0]}", *options, *benchmark, f"hydra.run.dir={tmp_path / 'e'}")
+    rows = {row.id: row for row in read_predictions(tmp_path / "e" / "predictions.parquet")[0]}
+    predictor = Predictor.from_run(trained[0])
+    for clip in clips:
+        answer = predictor(data_dir / "synthetic" / clip.video, text=clip.text)
+        row = rows[clip.id]
+        assert answer.label == row.prediction
+        assert list(answer.distribution.values()) == pytest.approx(list(row.distribution), abs=1e-4)
+        assert answer.conflict is not None
+
+
+def test_a_transcript_that_is_too_long_names_the_limit_of_the_run(trained, data_dir):
+    clip = next((data_dir / "synthetic" / "clips" / "test").glob("test_consistent_*.mp4"))
+    with pytest.raises(ValueError, match=r"its run allows \(data\.max_tokens\) 2048\. Shorten the transcript") as found:
+        Predictor.from_run(trained[0])(clip, text="well, " * 3000)
+    assert "num_frames" not in str(found.value)
 
 
 @pytest.mark.parametrize(
