@@ -84,7 +84,7 @@ def show(found: Sequence[tuple[str, Prediction]], args: argparse.Namespace) -> N
         for clip, one in found:
             shown: dict[str, Any] = {name: value for name, value in asdict(one).items() if value is not None}
             shown = {"clip": clip, **shown} if len(found) > 1 else shown
-            print(json.dumps(shown, indent=None if len(found) > 1 else 2))
+            print(json.dumps(shown, indent=None if len(found) > 1 else 2, allow_nan=False))
         return
     console = Console()
     if len(found) > 1:
@@ -97,11 +97,12 @@ def show(found: Sequence[tuple[str, Prediction]], args: argparse.Namespace) -> N
 
 def _closing(answer: Prediction) -> str:
     conflict = "-" if answer.conflict is None else f"{answer.conflict:.2f}"
+    without = "" if answer.reason is None else f" ({answer.reason})"
     said = "" if answer.text is None else f"   said: {answer.text!r}"
     steered = (answer.steering or {}).get("target")
     told = "" if steered is None else f"   steered to: {steered}"
     return (
-        f"answer: {answer.label or 'none'}{said}   conflict of face and voice: {conflict}{told}   "
+        f"answer: {answer.label or 'none'}{without}{said}   conflict of face and voice: {conflict}{told}   "
         f"{answer.seconds:.2f} s"
     )
 

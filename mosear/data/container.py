@@ -27,6 +27,7 @@ _REMEDIES = {
     "too_large": "Downscale the file, or raise max_decode_pixels if the memory allows it",
     "undecodable": "Re-encode the file (for example to H.264 + AAC in mp4)",
     "unsuitable": "Drop the clip or replace the file",
+    "implausible_sound": "Write the sound again with finite samples between -1 and 1, or drop the clip",
 }
 
 # Demuxers are named, because FFmpeg would otherwise also open playlists and scripts (hls, concat), which read *other*
@@ -63,7 +64,7 @@ class MediaError(ValueError):
         path: The file, or a description of the stream that was passed.
         cause: One of ``missing_file, empty_file, git_lfs_pointer, truncated, not_media, no_audio_track,
             no_video_track, zero_length, too_large, undecodable, unsuitable`` (it decodes, but the backbone's processor
-            can make nothing of it).
+            can make nothing of it), ``implausible_sound`` (samples that are not finite or far out of range).
         detail: What was seen in this file.
     """
 

@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from mosear.data.budget import MediaBudget, fit_within
 from mosear.data.container import MediaError, Source, opened, source_name, video_stream
 from mosear.data.skipping import Skipper, can_skip
-from mosear.data.sound import PLAIN_SAMPLES, mono, planes
+from mosear.data.sound import PLAIN_SAMPLES, flaw, mono, planes
 
 __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_within", "probe"]
 
@@ -98,7 +98,7 @@ def decode(
         thread_type: FFmpeg's decoder threading. Default none, since decoding usually runs in data-loading workers.
 
     Raises:
-        MediaError: The file is missing, broken, too large or lacks the track.
+        MediaError: The file is missing, broken, too large, lacks the track, or its sound is not finite.
     """
     budget = budget or MediaBudget()
     if audio == "video" and video is None:
@@ -232,6 +232,8 @@ class _Tracks:
                 raise MediaError(self.name, "undecodable", f"no {stream.type} frame of the file can be decoded")
         frames: Any = sinks[self.video.index].finish() if self.video is not None else None
         sound: Any = sinks[self.audio.index].finish() if self.audio is not None else None
+        if sound is not None and (seen := flaw(sound)) is not None:
+            raise MediaError(self.name, "implausible_sound", seen)
         return frames, sound
 
     def _skipper(self, sinks: Mapping[int, Any]) -> Skipper | None:

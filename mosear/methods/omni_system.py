@@ -222,7 +222,8 @@ class OmniSystem(System):
         data = self.encoded(batch)
         for clip, row in zip(data.clips, self.answerer.label_log_probs(data).cpu(), strict=True):
             gold = self.labels.index(gold_label(clip))
-            self._validation.append((clip.subset, int(row.argmax()) == gold, -float(row[gold])))
+            right = bool(row.isfinite().all()) and int(row.argmax()) == gold  # argmax takes NaN for the largest
+            self._validation.append((clip.subset, right, -float(row[gold])))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss`` and ``val/accuracy``; where there are several subsets, also each one's and their mean."""
@@ -274,7 +275,7 @@ class OmniSystem(System):
             prediction=answer.label,
             unparsed_reason=answer.reason,
             answer_text=answer.text,
-            distribution=answer.distribution.tolist(),
+            distribution=None if answer.distribution is None else answer.distribution.tolist(),
             **alone,
             **answer.steering,
         )

@@ -34,13 +34,14 @@ class Prediction:
     """What the model says about one file.
 
     Attributes:
-        label: the most likely label, or the one that was read from generated text; ``None`` if it could not be read.
-        distribution: probability per label.
+        label: the most likely label, or the one that was read from generated text; ``None`` if there is no answer.
+        distribution: probability per label; empty if the scores are not finite.
         readings: per modality that the clip has (``visual``, ``audio``, ``text``), the distribution from it alone.
         conflict: Jensen-Shannon divergence of the visual and the audio prediction in [0, 1]; ``None`` if one is absent.
         seconds: time spent per file, decoding included.
         text: what was generated, if anything was.
         steering: what steering did; empty without it.
+        reason: why there is no label.
     """
 
     label: str | None
@@ -50,6 +51,7 @@ class Prediction:
     seconds: float
     text: str | None = None
     steering: dict[str, Any] | None = None
+    reason: str | None = None
 
 
 class Predictor:
@@ -167,7 +169,14 @@ class Predictor:
         conflict = None
         if "visual" in answer.unimodal and "audio" in answer.unimodal:
             conflict = float(jensen_shannon(answer.unimodal["visual"], answer.unimodal["audio"]))
-        distribution = dict(zip(labels, answer.distribution.tolist(), strict=True))
+        shares = [] if answer.distribution is None else zip(labels, answer.distribution.tolist(), strict=True)
         return Prediction(
-            answer.label, distribution, alone, conflict, seconds, answer.text, dict(answer.steering) or None
+            answer.label,
+            dict(shares),
+            alone,
+            conflict,
+            seconds,
+            answer.text,
+            dict(answer.steering) or None,
+            answer.reason,
         )

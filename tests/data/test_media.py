@@ -345,3 +345,30 @@ def test_no_torch_needed():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
+
+
+def float_wav(path, samples, rate=16_000):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.asarray(samples, np.float32)[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000], ids=["as it is", "resampled"])
+@pytest.mark.parametrize(
+    ("value", "seen"), [(np.nan, "not finite"), (np.inf, "not finite"), (1e30, "full scale"), (20_000.0, "full scale")]
+)
+def test_sound_that_no_microphone_gives_is_refused(tmp_path, rate, value, seen):
+    wave_of = np.zeros(rate, np.float32)
+    wave_of[rate // 4 : rate // 2] = value
+    path = float_wav(tmp_path / "odd.wav", wave_of, rate)
+    assert cause_of(None, path) == "implausible_sound"
+    with pytest.raises(MediaError, match=seen):
+        decode(None, path)
+
+
+def test_sound_above_full_scale_is_a_sound(tmp_path):
+    assert decode(None, float_wav(tmp_path / "loud.wav", np.full(1600, 4.0))).audio.max() == 4.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +214,14 @@ def test_steered_evaluation_publishes_what_steering_did(data_dir, tmp_path):
     assert {row.target for row in judged} <= {"audio", "visual"}
     report = (tmp_path / "report.html").read_text()
     assert 'id="steering"' in report and "Conflict scores" in report
+
+
+def test_predict_refuses_a_sound_that_is_not_finite(tmp_path):
+    sound = tmp_path / "nan.wav"
+    samples = struct.pack("<16000f", *[math.nan] * 16000)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 16_000, 64_000, 4, 32)  # 3: float samples
+    data = form + struct.pack("<4sI", b"data", len(samples)) + samples
+    sound.write_bytes(struct.pack("<4sI4s", b"RIFF", 4 + len(data), b"WAVE") + data)
+    done = run("-m mosear.predict", str(sound), "--json", check=False)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "nan.wav: implausible_sound: 16000 of 16000 samples" in done.stderr

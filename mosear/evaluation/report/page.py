@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
@@ -242,7 +243,7 @@ def _matrices(
 
 
 def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
-    systems = {name: values for name, values in example.distributions.items() if values is not None and name in colours}
+    systems = {name: own for name, own in example.distributions.items() if _is_finite(own) and name in colours}
     every = [*systems.values(), *(values for values in example.readings.values() if values is not None)]
     if any(len(values) != len(labels) for values in every):
         raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
@@ -262,7 +263,7 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
     readings: list[dict[str, Any]] = []
     for key, name in READING_NAMES.items():
         values = example.readings.get(key)
-        if values is None:
+        if not _is_finite(values):
             readings.append({"name": name, "label": None, "share": None})
         else:
             best = max(range(len(labels)), key=lambda i: values[i])
@@ -279,6 +280,11 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
         "left_out": len(labels) - len(rows) if rows else 0,
         "readings": readings if example.readings else [],
     }
+
+
+def _is_finite(values: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
+    """Is there a distribution, and one that can be drawn?"""
+    return values is not None and all(map(math.isfinite, values))
 
 
 def _chart(chart: LineChart) -> dict[str, Any]:
