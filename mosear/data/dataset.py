@@ -13,17 +13,18 @@ from torch.utils.data import Dataset
 from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.clip import Clip
+from mosear.data.container import check_is_file
 from mosear.data.manifest import Manifest
 from mosear.data.media import MediaBudget, MediaError, decode
 from mosear.data.media_processor import MediaProcessor
-from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
+from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
 
 OnBadMedia = Literal["error", "quarantine"]
 
 
 @dataclass(frozen=True)
 class BadClip:
-    """A clip whose media could not be used, and why."""
+    """A clip that could not be used, and why: the cause of a :class:`MediaError`, or ``too_long``."""
 
     clip: Clip
     cause: str
@@ -119,10 +120,13 @@ class MediaReader:
         """Name of the clip's cache entry. Reads the media files once, for their hashes."""
         assert self.key is not None
         sources = self.sources(clip)
-        for source in sources:
-            if isinstance(source, Path) and not source.is_file():
-                raise MediaError(str(source), "missing_file", "no such file")
-        return self.key.entry(*sources)
+        try:
+            for source in sources:
+                if isinstance(source, Path):
+                    check_is_file(source)
+            return self.key.entry(*sources)
+        except OSError as error:
+            raise MediaError(str(error.filename or clip.id), "unreadable", error.strerror or str(error)) from error
 
 
 class ClipDataset(Dataset[Item]):
@@ -158,10 +162,11 @@ class ClipDataset(Dataset[Item]):
             clip = self.manifest[(index + step) % len(self)]
             try:
                 return replace(self._item(clip), bad=tuple(bad))
-            except MediaError as error:
+            except (MediaError, TooLongError) as error:
                 if self.on_bad_media == "error":
+                    named = "" if isinstance(error, TooLongError) else f"Clip {clip.id!r}: "
                     raise ValueError(
-                        f"Clip {clip.id!r}: {error} To go on without bad clips (they are listed, and count as wrong "
+                        f"{named}{error} To go on without bad clips (they are listed, and count as wrong "
                         "in evaluation), set data.on_bad_media=quarantine."
                     ) from error
                 bad.append(BadClip(clip, error.cause, str(error)))

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 
+class TooLongError(ValueError):
+    """A clip needs more tokens than are allowed."""
+
+    cause = "too_long"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One unpadded sequence.
@@ -183,12 +189,12 @@ class SampleBuilder:
         prompt_ids = encoded["input_ids"]
         answer_ids = self.answer_ids(answer) if answer is not None else []
         ids = torch.tensor(prompt_ids + answer_ids)
-        if len(ids) > self.max_tokens:
-            raise ValueError(
-                f"Clip {clip.id!r} needs {len(ids)} tokens, more than max_tokens={self.max_tokens}. Lower num_frames, "
-                "max_pixels or max_seconds, or raise max_tokens."
-            )
         inside = [start >= span[0] and end <= span[1] and end > start for start, end in encoded["offset_mapping"]]
+        if len(ids) > self.max_tokens:
+            raise TooLongError(
+                f"Clip {clip.id!r} needs {len(ids)} tokens, more than max_tokens={self.max_tokens}. Lower num_frames, "
+                f"max_pixels or max_seconds, shorten its text ({sum(inside)} tokens), or raise max_tokens."
+            )
         sample = Sample(
             clip=clip,
             input_ids=ids,

@@ -23,7 +23,7 @@ from mosear.data.sample import OmniBatch
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.contribution import ClipValues, summarise_contribution
 from mosear.evaluation.contribution_passes import clip_values
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.predictions import BAD_MEDIA, PredictionRow
 from mosear.evaluation.report import LineChart
 from mosear.inference.answerer import Answer, Answerer
 from mosear.methods.base import Method
@@ -282,7 +282,7 @@ class OmniSystem(System):
 
     def bad_row(self, bad: BadClip) -> PredictionRow:
         """The row of a clip that could not be read."""
-        return PredictionRow(**self._about_clip(bad.clip), prediction=None, unparsed_reason=f"bad media: {bad.cause}")
+        return PredictionRow(**self._about_clip(bad.clip), prediction=None, unparsed_reason=BAD_MEDIA + bad.cause)
 
     def _about_clip(self, clip: Clip) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from mosear.backbones.media import AudioInput
+from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import MediaError
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader
@@ -198,3 +200,46 @@ def test_cache_names_follow_the_good_clips(backbone, mixed: Manifest) -> None:
     good = dataset_of(backbone, mixed)[0]
     items = [replace(good, cache_name="a"), Item(None, good.bad), replace(good, cache_name=None)]
     assert Collator(0)(items).cache_names == ["a", None]
+
+
+def loop(path: Path) -> Path:
+    """A name that the system refuses to open, whoever asks: permissions do not stop an administrator."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+    return path
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_a_file_that_the_system_refuses_to_read_is_bad(
+    backbone, corpus: Path, tmp_path: Path, with_cache: bool
+) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    (tmp_path / "good.mp4").write_bytes((corpus / good.video).read_bytes())
+    loop(tmp_path / "loop.mp4")
+    rows = [replace(good, id=name, video=f"{name}.mp4") for name in ("loop", "good")]
+    manifest = load_manifest(write_manifest(rows, tmp_path / "m.parquet"))
+    dataset = dataset_of(backbone, manifest, with_answer=False)
+    if with_cache:
+        key = CacheKey.of(backbone, BUDGET, None)
+        cache = FeatureCache(tmp_path / "cache")
+        dataset.reader = MediaReader(manifest, MediaProcessor(backbone.processor), BUDGET, cache, key)
+    batch = collate(dataset, range(2))
+    assert [clip.id for clip in batch.data.clips] == ["good"]
+    assert [bad.cause for bad in batch.bad] == ["unreadable"]
+    assert "loop.mp4: unreadable: Too many levels of symbolic links. Check the file" in batch.bad[0].message
+
+
+@pytest.mark.parametrize("with_answer", [True, False])
+def test_a_transcript_over_max_tokens_is_bad(backbone, corpus: Path, tmp_path: Path, with_answer: bool) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    rows = [replace(good, id="long", text="word " * 3000), good]
+    manifest = load_manifest(write_manifest(rows, tmp_path / "m.parquet"), root=corpus)
+    dataset = dataset_of(backbone, manifest, with_answer=with_answer)
+    dataset.builder.max_tokens = 1000
+    batch = collate(dataset, range(2))
+    assert {clip.id for clip in batch.data.clips} == {good.id}
+    assert [(bad.clip.id, bad.cause) for bad in batch.bad] == [("long", "too_long")]
+    assert re.search(r"needs \d+ tokens, more than max_tokens=1000", batch.bad[0].message)
+    dataset.on_bad_media = "error"
+    with pytest.raises(ValueError, match=r"^Clip 'long' needs .* raise max_tokens\. To go on without bad clips"):
+        dataset[0]

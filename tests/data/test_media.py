@@ -372,3 +372,36 @@ def test_sound_that_no_microphone_gives_is_refused(tmp_path, rate, value, seen):
 
 def test_sound_above_full_scale_is_a_sound(tmp_path):
     assert decode(None, float_wav(tmp_path / "loud.wav", np.full(1600, 4.0))).audio.max() == 4.0
+
+
+def test_a_file_that_cannot_be_read_has_a_cause(plain_mp4, tmp_path):
+    assert cause_of("/proc/self/mem", None) == "unreadable"  # a regular file whose first byte no process may read
+    locked = tmp_path / "locked.mp4"
+    locked.write_bytes(plain_mp4.read_bytes())
+    locked.chmod(0)
+    if not os.access(locked, os.R_OK):
+        assert cause_of(locked, "video") == "unreadable"
+    with pytest.raises(MediaError, match="unreadable: File name too long"):
+        probe("a" * 300 + ".mp4")
+
+
+def test_a_disk_that_fails_while_decoding_has_a_cause(plain_mp4):
+    """A stream whose end cannot be read: opening works, demuxing does not."""
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > self.getbuffer().nbytes // 4 and broken:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    broken = False
+    stream = Failing(plain_mp4.read_bytes())
+    decode(stream, "video")
+    broken = True
+    assert cause_of_stream(stream) in ("unreadable", "truncated")
+
+
+def cause_of_stream(stream) -> str:
+    with pytest.raises(MediaError) as caught:
+        decode(stream, "video")
+    return caught.value.cause

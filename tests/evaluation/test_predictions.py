@@ -134,7 +134,7 @@ def test_summary_is_the_metrics_per_subset():
         group = [r for r in rows if r.subset == subset]
         expected = metrics.score_subset([r.label for r in group], [r.prediction for r in group], LABELS)
         low, high = score["interval"]
-        assert score == expected | {"interval": [low, high]}
+        assert score == expected | {"quarantined": 0, "interval": [low, high]}
         assert low <= score["accuracy"] <= high
         accuracy[subset] = score["accuracy"]
     assert summary["conflict_mean"] == pytest.approx((accuracy["video_aligned"] + accuracy["audio_aligned"]) / 2)
@@ -218,3 +218,11 @@ def test_comparison_table_shows_every_subset_and_escapes_markup():
     for word in ("[red]odd", "video aligned", "audio aligned", "conflict mean", "gap", "zero-shot", "tuned"):
         assert word in text
     assert f"{100 * summary_of(after)['conflict_mean']:.1f}" in text
+
+
+def test_quarantined_clips_are_counted_apart_from_unparsed_answers():
+    reasons = [None, "no label", "bad media: truncated", "bad media: too_long", "scores are not finite"]
+    rows = [row(i, prediction=None if why else "happy", unparsed_reason=why) for i, why in enumerate(reasons)]
+    scores = summary_of(rows)["subsets"]["consistent"]
+    assert (scores["n"], scores["unparsed"], scores["quarantined"]) == (5, 2, 2)
+    assert scores["accuracy"] == 0.2, "all of them count as wrong"

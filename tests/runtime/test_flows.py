@@ -168,7 +168,7 @@ def test_bad_clip_is_listed_and_counts_as_wrong(trained, data_dir, tmp_path):
     listed = [json.loads(line) for line in (tmp_path / "q" / "quarantine.jsonl").read_text().splitlines()]
     assert [entry["id"] for entry in listed] == [victim.stem]
     subset = json.loads((tmp_path / "q" / "metrics.json").read_text())["subsets"]["consistent"]
-    assert subset["n"] == 6 and subset["unparsed"] == 1
+    assert subset["n"] == 6 and subset["unparsed"] == 0 and subset["quarantined"] == 1
     row = next(row for row in read_predictions(tmp_path / "q" / "predictions.parquet")[0] if row.id == victim.stem)
     assert row.prediction is None and not row.correct and row.unparsed_reason.startswith("bad media")
 

@@ -179,11 +179,15 @@ def _verdicts(baseline: str, candidate: str, differences: Mapping[str, Interval]
         sentences.append(f"{topic}, {in_words(candidate)} {verb} {in_words(baseline)} ({change}).")
     unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
     clips = sum(subset["n"] for subset in lead["subsets"].values())
+    quarantined = sum(subset.get("quarantined", 0) for subset in lead["subsets"].values())
+    asked = clips - quarantined
     sentences.append(
-        f"{unparsed:,} of {clips:,} answers could not be read; they count as wrong."
+        f"{unparsed:,} of {asked:,} answers could not be read; they count as wrong."
         if unparsed
-        else f"All {clips:,} answers could be read."
+        else f"All {asked:,} answers could be read."
     )
+    if quarantined:
+        sentences.append(f"{quarantined:,} of {clips:,} clips could not be used (quarantined); they count as wrong.")
     return sentences
 
 
