@@ -89,10 +89,19 @@ def show(found: Sequence[tuple[str, Prediction]], args: argparse.Namespace) -> N
     console = Console()
     if len(found) > 1:
         console.print(_lines(found))
+        for clip, one in found:
+            if one.cut_at is not None:
+                console.print(f"{clip}: {_told_of_cut(one.cut_at)}", markup=False)
         return
     ((_, answer),) = found
     console.print(_table(answer))
     console.print(_closing(answer), markup=False)
+    if answer.cut_at is not None:
+        console.print(_told_of_cut(answer.cut_at), markup=False)
+
+
+def _told_of_cut(seconds: float) -> str:
+    return f"only the first {seconds:g} s were used (max_seconds of the budget)"
 
 
 def _closing(answer: Prediction) -> str:

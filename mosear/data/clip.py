@@ -30,7 +30,7 @@ class Clip:
         id: Unique in its manifest.
         video: Path of the video file, relative to the manifest's root.
         audio: Path of the sound file, or ``"video"`` for the audio track of ``video``.
-        text: Transcript.
+        text: Transcript; a blank one is none.
         label: The emotion, for tasks with one.
         labels: The emotions, for tasks with several.
         score: Sentiment or valence.
@@ -73,6 +73,8 @@ class Clip:
             raise ValueError(
                 'audio is "video" (the track of the video file) but video is null: put the file in one of them'
             )
+        if self.text is not None and not self.text.strip():
+            object.__setattr__(self, "text", None)
         self._check_missing()
 
     def _check_missing(self) -> None:
@@ -88,8 +90,8 @@ class Clip:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The modalities that the clip has; a blank transcript is none."""
-        given = {"video": self.video, "audio": self.audio, "text": (self.text or "").strip() or None}
+        """The modalities that the clip has."""
+        given = {"video": self.video, "audio": self.audio, "text": self.text}
         return tuple(name for name in MODALITIES if given[name] is not None)
 
     @classmethod

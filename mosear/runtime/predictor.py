@@ -42,6 +42,7 @@ class Prediction:
         text: what was generated, if anything was.
         steering: what steering did; empty without it.
         reason: why there is no label.
+        cut_at: seconds after which the file was not used; ``None`` if all of it was.
     """
 
     label: str | None
@@ -52,6 +53,7 @@ class Prediction:
     text: str | None = None
     steering: dict[str, Any] | None = None
     reason: str | None = None
+    cut_at: float | None = None
 
 
 class Predictor:
@@ -144,14 +146,17 @@ class Predictor:
             texts: their transcripts; ``None`` = none has one.
         """
         start = time.perf_counter()
-        samples = [
-            self._sample(Path(path), text) for path, text in zip(paths, texts or [None] * len(paths), strict=True)
-        ]
+        found = [self._sample(Path(path), text) for path, text in zip(paths, texts or [None] * len(paths), strict=True)]
+        samples = [sample for sample, _ in found]
         answers = self.answerer(collate(samples, self.builder.pad_id).to(self.backbone.device))
         seconds = (time.perf_counter() - start) / len(samples)
-        return [self._prediction(answer, seconds) for answer in answers]
+        return [
+            self._prediction(answer, seconds, self.budget.max_seconds if cut else None)
+            for answer, (_, cut) in zip(answers, found, strict=True)
+        ]
 
-    def _sample(self, path: Path, text: str | None) -> Sample:
+    def _sample(self, path: Path, text: str | None) -> tuple[Sample, bool]:
+        """The sample, and whether the file goes on after the budget's end."""
         info = probe(path)
         clip = Clip(
             id=path.name,
@@ -161,9 +166,10 @@ class Predictor:
         )
         sources = (path if info.has_video else None, "video" if info.has_video else path)
         media = decode(sources[0], sources[1] if info.has_audio else None, self.budget)
-        return self.builder.build(clip, self.backbone.encode(self.media_processor(media).to(self.backbone.device)))
+        encoded = self.backbone.encode(self.media_processor(media).to(self.backbone.device))
+        return self.builder.build(clip, encoded), media.cut
 
-    def _prediction(self, answer: Answer, seconds: float) -> Prediction:
+    def _prediction(self, answer: Answer, seconds: float, cut_at: float | None) -> Prediction:
         labels = self.answerer.prompt.labels
         alone = {name: dict(zip(labels, value.tolist(), strict=True)) for name, value in answer.unimodal.items()}
         conflict = None
@@ -179,4 +185,5 @@ class Predictor:
             answer.text,
             dict(answer.steering) or None,
             answer.reason,
+            cut_at,
         )

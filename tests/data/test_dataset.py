@@ -13,7 +13,7 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from mosear.backbones.media import AudioInput
+from mosear.backbones.media import AudioInput, MediaBatch
 from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import MediaError
@@ -243,3 +243,30 @@ def test_a_transcript_over_max_tokens_is_bad(backbone, corpus: Path, tmp_path: P
     dataset.on_bad_media = "error"
     with pytest.raises(ValueError, match=r"^Clip 'long' needs .* raise max_tokens\. To go on without bad clips"):
         dataset[0]
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_batches_name_the_clips_that_were_cut(backbone, corpus: Path, tmp_path: Path, with_cache: bool) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    manifest = load_manifest(
+        write_manifest([good, Clip(id="words", text="Oh.", label="sad")], tmp_path / "m.parquet"), root=corpus
+    )
+    for budget, cut in ((BUDGET, []), (replace(BUDGET, max_seconds=0.5), [(good, 0.5)])):
+        dataset = dataset_of(backbone, manifest)
+        dataset.reader.budget = budget
+        if with_cache:
+            dataset.reader.cache = FeatureCache(tmp_path / "cache")
+            dataset.reader.key = CacheKey.of(backbone, budget, None)
+            item = dataset[0]
+            dataset.reader.cache.put(item.cache_name, backbone.encode(item.sample.media))
+            assert dataset[0].cache_name is None, "from the cache"
+        assert collate(dataset, range(2)).cut == cut
+
+
+def test_a_blank_transcript_is_absent_everywhere(backbone) -> None:
+    builder = SampleBuilder(backbone.processor, backbone.family, Prompt())
+    blank, absent = (Clip(id="c", audio="c.wav", text=text) for text in (" \n\t", None))
+    assert blank == absent and blank.text is None and blank.to_row()["text"] is None
+    sound = MediaBatch([], [AudioInput(torch.zeros(128, 200))])
+    one, other = (builder.build(clip, sound) for clip in (blank, absent))
+    assert torch.equal(one.input_ids, other.input_ids) and not one.transcript.any()

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,12 @@ def test_predict_refuses_a_sound_that_is_not_finite(tmp_path):
     done = run("-m mosear.predict", str(sound), "--json", check=False)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert "nan.wav: implausible_sound: 16000 of 16000 samples" in done.stderr
+
+
+def test_predict_says_that_a_long_file_was_cut(tmp_path):
+    sound = tmp_path / "long.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(struct.pack("<16000h", *range(-8000, 8000)) * 40)
+    assert json.loads(run("-m mosear.predict", str(sound), "--json").stdout)["cut_at"] == 30
+    assert "only the first 30 s were used" in run("-m mosear.predict", str(sound)).stdout
