@@ -96,15 +96,15 @@ class Clip:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Clip:
-        """Builds a clip from a manifest row, which has exactly the keys `COLUMNS`.
+        """Builds a clip from a manifest row, which has keys of `COLUMNS`; those that are not `REQUIRED` may lack.
 
         Raises:
-            ValueError: A key is missing or unknown, or a value is not allowed.
+            ValueError: A required key is missing, a key is unknown, or a value is not allowed.
         """
         problem = describe_columns(row)
         if problem:
             raise ValueError(problem)
-        values = dict(row)
+        values: dict[str, Any] = {**dict.fromkeys(COLUMNS), **row}
         for name in ("labels", "context", "missing"):
             if isinstance(values[name], list | tuple):
                 values[name] = tuple(values[name])
@@ -127,9 +127,13 @@ class Clip:
 COLUMNS: tuple[str, ...] = tuple(column.name for column in fields(Clip))
 
 
+REQUIRED = ("id", "subset", "split")
+"""Columns that a manifest must have; one without another column has null in it."""
+
+
 def describe_columns(found: Mapping[str, Any] | list[str]) -> str | None:
-    """Says which manifest columns are missing from, or unknown in, ``found``; None if it has exactly `COLUMNS`."""
-    missing = [name for name in COLUMNS if name not in found]
+    """Says which manifest columns are missing from, or unknown in, ``found``; None if it can be read."""
+    missing = [name for name in REQUIRED if name not in found]
     unknown = sorted(name for name in found if name not in COLUMNS)
     if not missing and not unknown:
         return None
