@@ -24,21 +24,19 @@ def main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from mosear.config.of_run import with_settings_of_run
-    from mosear.problems import ConfigError
     from mosear.runtime.checks import check_evaluation
+    from mosear.runtime.told_errors import told_errors
 
-    try:
+    with told_errors():
         cfg = with_settings_of_run(cfg, list(HydraConfig.get().overrides.task))
         check_evaluation(cfg)
-    except ConfigError as error:
-        sys.exit(str(error))
-    if cfg.dry_run:
-        from mosear.planning.dry_run import report
+        if cfg.dry_run:
+            from mosear.planning.dry_run import report
 
-        return report(cfg)
-    from mosear.runtime.flows import evaluate
+            return report(cfg)
+        from mosear.runtime.flows import evaluate
 
-    return evaluate(cfg)["conflict_mean"]
+        return evaluate(cfg)["conflict_mean"]
 
 
 if __name__ == "__main__":

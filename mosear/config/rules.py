@@ -13,6 +13,7 @@ from mosear.config.benchmark_rules import (
     metrics_are_known,
     training_has_clips,
 )
+from mosear.config.manifest_rules import manifests_fit
 from mosear.config.process_rules import devices_are_there, zero_fits
 from mosear.config.validation import Rule
 from mosear.problems import Problem
@@ -195,6 +196,7 @@ COMMON_RULES: tuple[Rule, ...] = (
     calibration_fits,
     labels_come_first,
     manifests_exist,
+    manifests_fit,
     metrics_are_known,
     benchmark_clips_fit,
     attention_takes_masks,

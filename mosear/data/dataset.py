@@ -22,6 +22,10 @@ from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, c
 OnBadMedia = Literal["error", "quarantine"]
 
 
+class BadClipError(ValueError):
+    """A run stops at a clip that cannot be used."""
+
+
 @dataclass(frozen=True)
 class BadClip:
     """A clip that could not be used, and why: the cause of a :class:`MediaError`, or ``too_long``."""
@@ -196,13 +200,13 @@ class ClipDataset(Dataset[Item]):
             except (MediaError, TooLongError) as error:
                 if self.on_bad_media == "error":
                     named = "" if isinstance(error, TooLongError) else f"Clip {clip.id!r}: "
-                    raise ValueError(
+                    raise BadClipError(
                         f"{named}{error} To go on without bad clips (they are listed, and count as wrong "
                         "in evaluation), set data.on_bad_media=quarantine."
                     ) from error
                 bad.append(BadClip(clip, error.cause, str(error)))
         if self.with_answer:
-            raise ValueError(f"None of the {len(self)} training clips has usable media; the first: {bad[0].message}")
+            raise BadClipError(f"None of the {len(self)} training clips has usable media; the first: {bad[0].message}")
         return Item(None, tuple(bad))
 
     def _item(self, clip: Clip) -> Item:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mosear.data.manifest import Manifest
 
 
+NO_CLIPS = "it has no clips; write at least one, or name another manifest"
+
+
 def check_split(manifest: Manifest, labels: Sequence[str]) -> None:
     """Raises a `ManifestError` with everything that keeps these clips from being trained or tested on."""
     if problems := list(split_problems(manifest, labels)):
@@ -27,7 +30,7 @@ def split_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[str]:
         labels: of the prompt.
     """
     if not len(manifest):
-        yield "it has no clips; write at least one, or name another manifest"
+        yield NO_CLIPS
         return
     if unlabelled := manifest.unlabelled():
         yield f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]!r}; a closed-set question needs one"
