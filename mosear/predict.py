@@ -118,6 +118,7 @@ def _closing(answer: Prediction) -> str:
 
 def _table(answer: Prediction) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("label")
@@ -126,7 +127,7 @@ def _table(answer: Prediction) -> Table:
         table.add_column(NAMES[name], justify="right")
     for label, probability in sorted(answer.distribution.items(), key=lambda item: -item[1]):
         alone = [f"{reading[label]:.1%}" for reading in answer.readings.values()]
-        table.add_row(label, f"{probability:.1%}", *alone, style="bold" if label == answer.label else None)
+        table.add_row(Text(label), f"{probability:.1%}", *alone, style="bold" if label == answer.label else None)
     return table
 
 

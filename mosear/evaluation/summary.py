@@ -185,7 +185,7 @@ def comparison_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{tuned['benchmark']}: accuracy, zero-shot and tuned")
+    table = Table(title=Text(f"{tuned['benchmark']}: accuracy, zero-shot and tuned", style="table.title"))
     table.add_column("subset")
     for heading in ("n", "zero-shot", "tuned", "difference (95 %)"):
         table.add_column(heading, justify="right")

@@ -154,8 +154,10 @@ def print_summary(
         console.print(benchmark_table(found))
     if contribution := [*summaries.values()][-1].get("contribution"):
         console.print(contribution_table(contribution))
-    console.print("   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)))
-    console.print(f"Report: {run_dir / 'report.html'}", soft_wrap=True)
+    console.print(
+        "   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)), markup=False
+    )
+    console.print(f"Report: {run_dir / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def single_table(summary: Mapping[str, Any]) -> Table:

@@ -8,10 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from mosear import predict
 from mosear.evaluation import metrics
 from mosear.evaluation.predictions import SCHEMA, PredictionRow, read_predictions, write_predictions
 from mosear.evaluation.summary import comparison_table, paired_differences, summarise, write_metrics
 from mosear.inference import late_fusion
+from mosear.runtime.predictor import Prediction
+from mosear.runtime.results import single_table
 
 LABELS = ["happy", "sad", "angry"]
 
@@ -226,3 +229,17 @@ def test_quarantined_clips_are_counted_apart_from_unparsed_answers():
     scores = summary_of(rows)["subsets"]["consistent"]
     assert (scores["n"], scores["unparsed"], scores["quarantined"]) == (5, 2, 2)
     assert scores["accuracy"] == 0.2, "all of them count as wrong"
+
+
+def test_brackets_in_names_are_no_markup():
+    name, labels = "a[/bold]b", [*LABELS, "[/red]"]
+    rows = [row(i, subset=name, label="[/red]", prediction="[/red]", benchmark=name) for i in range(3)]
+    found = summarise(rows, labels, benchmark=name, steering="none", seed=0, n_boot=50)
+    console = Console(width=200, record=True)
+    console.print(single_table(found))
+    console.print(comparison_table(found, found, rows, rows, n_boot=50))
+    prediction = Prediction("[/red]", {"[/red]": 1.0, "sad": 0.0}, {}, None, 0.1)
+    console.print(predict._table(prediction))
+    console.print(predict._lines([("c[/bold].mp4", prediction)] * 2))
+    shown = console.export_text()
+    assert shown.count("a[/bold]b") >= 4 and "[/red]" in shown and "c[/bold].mp4" in shown
