@@ -26,26 +26,20 @@ def main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from mosear.config.of_run import with_settings_of_run
-    from mosear.problems import ConfigError
     from mosear.runtime.checks import check_evaluation
+    from mosear.runtime.told_errors import told_errors
 
-    try:
+    with told_errors():
         cfg = with_settings_of_run(cfg, list(HydraConfig.get().overrides.task))
         check_evaluation(cfg)
-    except ConfigError as error:
-        sys.exit(str(error))
-    processes_start()
-    if cfg.dry_run:
-        from mosear.planning.dry_run import report
+        processes_start()
+        if cfg.dry_run:
+            from mosear.planning.dry_run import report
 
-        return report(cfg)
-    from mosear.runtime.flows import evaluate
-    from mosear.runtime.lock import RunDirectoryInUseError
+            return report(cfg)
+        from mosear.runtime.flows import evaluate
 
-    try:
         return evaluate(cfg)["conflict_mean"]
-    except RunDirectoryInUseError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

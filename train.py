@@ -21,25 +21,19 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
-    from mosear.problems import ConfigError
     from mosear.runtime.checks import check_training
+    from mosear.runtime.told_errors import told_errors
 
-    try:
+    with told_errors():
         check_training(cfg)
-    except ConfigError as error:
-        sys.exit(str(error))
-    processes_start()
-    if cfg.dry_run:
-        from mosear.planning.dry_run import report
+        processes_start()
+        if cfg.dry_run:
+            from mosear.planning.dry_run import report
 
-        return report(cfg)
-    from mosear.runtime.flows import train
-    from mosear.runtime.lock import RunDirectoryInUseError
+            return report(cfg)
+        from mosear.runtime.flows import train
 
-    try:
         return train(cfg)["conflict_mean"]
-    except RunDirectoryInUseError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -90,30 +90,41 @@ def show(found: Sequence[tuple[str, Prediction]], args: argparse.Namespace) -> N
         for clip, one in found:
             shown: dict[str, Any] = {name: value for name, value in asdict(one).items() if value is not None}
             shown = {"clip": clip, **shown} if len(found) > 1 else shown
-            print(json.dumps(shown, indent=None if len(found) > 1 else 2))
+            print(json.dumps(shown, indent=None if len(found) > 1 else 2, allow_nan=False))
         return
     console = Console()
     if len(found) > 1:
         console.print(_lines(found))
+        for clip, one in found:
+            if one.cut_at is not None:
+                console.print(f"{clip}: {_told_of_cut(one.cut_at)}", markup=False)
         return
     ((_, answer),) = found
     console.print(_table(answer))
     console.print(_closing(answer), markup=False)
+    if answer.cut_at is not None:
+        console.print(_told_of_cut(answer.cut_at), markup=False)
+
+
+def _told_of_cut(seconds: float) -> str:
+    return f"only the first {seconds:g} s were used (max_seconds of the budget)"
 
 
 def _closing(answer: Prediction) -> str:
     conflict = "-" if answer.conflict is None else f"{answer.conflict:.2f}"
+    without = "" if answer.reason is None else f" ({answer.reason})"
     said = "" if answer.text is None else f"   said: {answer.text!r}"
     steered = (answer.steering or {}).get("target")
     told = "" if steered is None else f"   steered to: {steered}"
     return (
-        f"answer: {answer.label or 'none'}{said}   conflict of face and voice: {conflict}{told}   "
+        f"answer: {answer.label or 'none'}{without}{said}   conflict of face and voice: {conflict}{told}   "
         f"{answer.seconds:.2f} s"
     )
 
 
 def _table(answer: Prediction) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("label")
@@ -122,7 +133,7 @@ def _table(answer: Prediction) -> Table:
         table.add_column(NAMES[name], justify="right")
     for label, probability in sorted(answer.distribution.items(), key=lambda item: -item[1]):
         alone = [f"{reading[label]:.1%}" for reading in answer.readings.values()]
-        table.add_row(label, f"{probability:.1%}", *alone, style="bold" if label == answer.label else None)
+        table.add_row(Text(label), f"{probability:.1%}", *alone, style="bold" if label == answer.label else None)
     return table
 
 

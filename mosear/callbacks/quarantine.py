@@ -1,4 +1,4 @@
-"""Lists every clip whose media could not be used."""
+"""Lists every clip that could not be used, and counts those of which only the beginning was."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class QuarantineLog(Callback):
-    """Appends each bad clip once to a JSONL file: id, split, cause, message.
+    """Appends each bad clip once to a JSONL file: id, split, cause, message. Warns once per split about clips cut.
 
     Args:
         path: the file; it appears with the first bad clip.
@@ -26,6 +26,9 @@ class QuarantineLog(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.seen: set[tuple[str, str]] = set()
+        self.cut: dict[str, set[str]] = {}
+        self.told: set[str] = set()
+        self.seconds = 0.0  # of a clip that are used
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A resumed run goes on with its list."""
@@ -38,7 +41,10 @@ class QuarantineLog(Callback):
         self.seen |= {(row["split"], row["id"]) for row in map(json.loads, whole.splitlines())}
 
     def record(self, batch: ClipBatch) -> None:
-        """Write the bad clips of a batch that are not listed yet."""
+        """Write the bad clips of a batch that are not listed yet, and note those that the budget cut."""
+        for clip, seconds in batch.cut:
+            self.cut.setdefault(clip.split, set()).add(clip.id)
+            self.seconds = seconds
         for bad in batch.bad:
             if (key := (bad.clip.split, bad.clip.id)) in self.seen:
                 continue
@@ -48,6 +54,18 @@ class QuarantineLog(Callback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             log.warning("Quarantined clip %s (%s): %s", bad.clip.id, bad.clip.split, bad.message)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say how many clips were cut: for each split once, since it is tested more than once."""
+        for split in sorted(self.cut.keys() - self.told):
+            self.told.add(split)
+            log.warning(
+                "%d %s clip(s) are longer than data.budget.max_seconds=%g: what comes later is not used. Raise it, or "
+                "cut the files to the part that matters.",
+                len(self.cut[split]),
+                split,
+                self.seconds,
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Training."""

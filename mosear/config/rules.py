@@ -14,6 +14,7 @@ from mosear.config.benchmark_rules import (
     metrics_are_known,
     training_has_clips,
 )
+from mosear.config.manifest_rules import manifests_fit
 from mosear.config.process_rules import devices_are_there, zero_fits
 from mosear.config.validation import Rule
 from mosear.problems import Problem
@@ -213,6 +214,7 @@ COMMON_RULES: tuple[Rule, ...] = (
     manifests_exist,
     counts_are_possible,
     benchmark_is_chosen,
+    manifests_fit,
     metrics_are_known,
     benchmark_clips_fit,
     attention_takes_masks,

@@ -30,7 +30,7 @@ class Clip:
         id: Unique in its manifest.
         video: Path of the video file, relative to the manifest's root.
         audio: Path of the sound file, or ``"video"`` for the audio track of ``video``.
-        text: Transcript.
+        text: Transcript; a blank one is none.
         label: The emotion, for tasks with one.
         labels: The emotions, for tasks with several.
         score: Sentiment or valence.
@@ -73,6 +73,8 @@ class Clip:
             raise ValueError(
                 'audio is "video" (the track of the video file) but video is null: put the file in one of them'
             )
+        if self.text is not None and not self.text.strip():
+            object.__setattr__(self, "text", None)
         self._check_missing()
 
     def _check_missing(self) -> None:
@@ -88,21 +90,21 @@ class Clip:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The modalities that the clip has; a blank transcript is none."""
-        given = {"video": self.video, "audio": self.audio, "text": (self.text or "").strip() or None}
+        """The modalities that the clip has."""
+        given = {"video": self.video, "audio": self.audio, "text": self.text}
         return tuple(name for name in MODALITIES if given[name] is not None)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Clip:
-        """Builds a clip from a manifest row, which has exactly the keys `COLUMNS`.
+        """Builds a clip from a manifest row, which has keys of `COLUMNS`; those that are not `REQUIRED` may lack.
 
         Raises:
-            ValueError: A key is missing or unknown, or a value is not allowed.
+            ValueError: A required key is missing, a key is unknown, or a value is not allowed.
         """
         problem = describe_columns(row)
         if problem:
             raise ValueError(problem)
-        values = dict(row)
+        values: dict[str, Any] = {**dict.fromkeys(COLUMNS), **row}
         for name in ("labels", "context", "missing"):
             if isinstance(values[name], list | tuple):
                 values[name] = tuple(values[name])
@@ -125,9 +127,13 @@ class Clip:
 COLUMNS: tuple[str, ...] = tuple(column.name for column in fields(Clip))
 
 
+REQUIRED = ("id", "subset", "split")
+"""Columns that a manifest must have; one without another column has null in it."""
+
+
 def describe_columns(found: Mapping[str, Any] | list[str]) -> str | None:
-    """Says which manifest columns are missing from, or unknown in, ``found``; None if it has exactly `COLUMNS`."""
-    missing = [name for name in COLUMNS if name not in found]
+    """Says which manifest columns are missing from, or unknown in, ``found``; None if it can be read."""
+    missing = [name for name in REQUIRED if name not in found]
     unknown = sorted(name for name in found if name not in COLUMNS)
     if not missing and not unknown:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ Source = Path | str | BinaryIO
 
 _REMEDIES = {
     "missing_file": "Check the manifest's path and the data root",
+    "unreadable": "Check the file's permissions and the disk",
     "empty_file": "Copy or download the file again",
     "git_lfs_pointer": "Fetch the real content with `git lfs pull` (a repository's zip holds pointers only)",
     "truncated": "The copy was cut short: download or encode the file again",
@@ -27,6 +29,7 @@ _REMEDIES = {
     "too_large": "Downscale the file, or raise max_decode_pixels if the memory allows it",
     "undecodable": "Re-encode the file (for example to H.264 + AAC in mp4)",
     "unsuitable": "Drop the clip or replace the file",
+    "implausible_sound": "Write the sound again with finite samples between -1 and 1, or drop the clip",
 }
 
 # Demuxers are named, because FFmpeg would otherwise also open playlists and scripts (hls, concat), which read *other*
@@ -61,9 +64,10 @@ class MediaError(ValueError):
 
     Attributes:
         path: The file, or a description of the stream that was passed.
-        cause: One of ``missing_file, empty_file, git_lfs_pointer, truncated, not_media, no_audio_track,
-            no_video_track, zero_length, too_large, undecodable, unsuitable`` (it decodes, but the backbone's processor
-            can make nothing of it).
+        cause: One of ``missing_file, unreadable`` (the system refuses to read it), ``empty_file, git_lfs_pointer,
+            truncated, not_media, no_audio_track, no_video_track, zero_length, too_large, undecodable, unsuitable`` (it
+            decodes, but the backbone's processor can make nothing of it), ``implausible_sound`` (samples that are not
+            finite or far out of range).
         detail: What was seen in this file.
     """
 
@@ -85,12 +89,24 @@ def source_name(source: Source) -> str:
 def opened(source: Source) -> Iterator[InputContainer]:
     """Opens a container by its content; every way in which that can fail becomes a `MediaError` with its cause."""
     name = source_name(source)
+    try:
+        with _container(source, name) as container:
+            yield container
+    except (OSError, av.FFmpegError) as error:
+        cause = "unreadable" if isinstance(error, OSError) else "undecodable"
+        raise MediaError(name, cause, error.strerror or str(error)) from error
+
+
+@contextmanager
+def _container(source: Source, name: str) -> Iterator[InputContainer]:
     head = _sniff(source)
     # Absolute, since FFmpeg would read a name like "data:..." or "concat:..." as a protocol.
     file = os.path.abspath(source) if isinstance(source, str | os.PathLike) else source
     try:
         container = av.open(file, container_options=_OPEN_OPTIONS | (_WAV_OPTIONS if head[8:12] == b"WAVE" else {}))
     except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
         known = head.startswith(_MAGIC) or head[4:8] in _MP4_BOXES
         if known:
             raise MediaError(
@@ -102,13 +118,21 @@ def opened(source: Source) -> Iterator[InputContainer]:
         yield container
 
 
+def check_is_file(path: str | os.PathLike[str]) -> None:
+    """Raises a `MediaError` unless ``path`` is a regular file, or an `OSError` where the system will not say."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError(os.fspath(path), "missing_file", "no such file") from error
+    if not stat.S_ISREG(mode):
+        raise MediaError(os.fspath(path), "missing_file", "not a regular file")
+
+
 def _sniff(source: Source) -> bytes:
     """Returns the first bytes, or raises where they already tell that this is no media file."""
     name = source_name(source)
     if isinstance(source, str | os.PathLike):
-        if not os.path.isfile(source):  # also keeps pipes and devices out, which could block for ever
-            exists = os.path.exists(source)
-            raise MediaError(name, "missing_file", "not a regular file" if exists else "no such file")
+        check_is_file(source)  # also keeps pipes and devices out, which could block for ever
         with open(source, "rb") as file:
             head = file.read(_SNIFF_BYTES)
     else:

@@ -21,6 +21,7 @@ from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
 from mosear.data.sample import SampleBuilder
 from mosear.data.sampling import BucketBatchSampler
+from mosear.data.splits import check_split
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -104,18 +105,7 @@ class ClipDataModule(LightningDataModule):
                 raise ValueError(f"No {split} manifest: set data.{split}=PATH to a .parquet or .jsonl manifest.")
             subset = self.val_subset if split == "val" else None
             manifest = load_manifest(path, root=self.root, subset=subset)
-            unlabelled = [clip.id for clip in manifest if clip.label is None]
-            if unlabelled:
-                raise ValueError(
-                    f"{path}: {len(unlabelled)} clips have no label, e.g. {unlabelled[0]!r}. "
-                    "A closed-set question needs one."
-                )
-            unknown = sorted(set(manifest.labels()) - set(self.prompt.labels))
-            if unknown:
-                raise ValueError(
-                    f"{path} has labels outside data.prompt.labels: {', '.join(unknown)}. Labels asked for: "
-                    f"{', '.join(self.prompt.labels)}. Extend data.prompt.labels or map the manifest's labels."
-                )
+            check_split(manifest, self.prompt.labels)
             self.manifests[split] = manifest
         return self.manifests[split]
 

@@ -13,17 +13,22 @@ from torch.utils.data import Dataset
 from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.clip import Clip
+from mosear.data.container import check_is_file
 from mosear.data.manifest import Manifest
-from mosear.data.media import MediaBudget, MediaError, decode
+from mosear.data.media import MediaBudget, MediaError, decode, probe
 from mosear.data.media_processor import MediaProcessor
-from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
+from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
 
 OnBadMedia = Literal["error", "quarantine"]
 
 
+class BadClipError(ValueError):
+    """A run stops at a clip that cannot be used."""
+
+
 @dataclass(frozen=True)
 class BadClip:
-    """A clip whose media could not be used, and why."""
+    """A clip that could not be used, and why: the cause of a :class:`MediaError`, or ``too_long``."""
 
     clip: Clip
     cause: str
@@ -32,11 +37,19 @@ class BadClip:
 
 @dataclass(frozen=True)
 class Item:
-    """One position of the data set: a sample or a bad clip, and the cache entry that the sample's media still lack."""
+    """One position of the data set: a sample or a bad clip.
+
+    Attributes:
+        sample: if the clip is good.
+        bad: clips that are not.
+        cache_name: the cache entry that the sample's media still lack.
+        cut_at: where the budget cuts the clip, in seconds; ``None`` if it does not.
+    """
 
     sample: Sample | None
     bad: tuple[BadClip, ...] = ()
     cache_name: str | None = None
+    cut_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +60,13 @@ class ClipBatch:
         data: padded samples, or ``None`` if every clip was bad.
         bad: clips left out of ``data``.
         cache_names: per clip of ``data``, the entry to write once its media are encoded (``None``: nothing to write).
+        cut: clips of ``data`` that are longer than the budget allows, with the seconds that were used.
     """
 
     data: OmniBatch | None
     bad: list[BadClip] = field(default_factory=list)
     cache_names: list[str | None] = field(default_factory=list)
+    cut: list[tuple[Clip, float]] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """Move the tensors to ``device``."""
@@ -63,6 +78,21 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.bad) + (len(self.data) if self.data is not None else 0)
+
+
+@dataclass(frozen=True)
+class ReadMedia:
+    """Media of a clip.
+
+    Attributes:
+        media: tower inputs, or what the cache holds.
+        cache_name: of the cache entry that should be written from them; ``None`` = none.
+        cut: whether the file goes on after the budget's ``max_seconds``.
+    """
+
+    media: MediaBatch
+    cache_name: str | None = None
+    cut: bool = False
 
 
 class MediaReader:
@@ -92,22 +122,28 @@ class MediaReader:
         self.cache, self.key = cache, key
 
     def __call__(self, clip: Clip) -> tuple[MediaBatch, str | None]:
-        """The media, and the name of the cache entry that should be written from them (``None``: none).
+        """The media, and the name of the cache entry that should be written from them (``None``: none)."""
+        found = self.read(clip)
+        return found.media, found.cache_name
+
+    def read(self, clip: Clip) -> ReadMedia:
+        """The media, and what is known about them.
 
         Raises:
             MediaError: if a file is missing, broken, over budget or nothing that the backbone could read.
         """
         video, audio = self.sources(clip)
         if video is None and audio is None:
-            return MediaBatch(), None
+            return ReadMedia(MediaBatch())
         name = None
         if self.cache is not None:
             name = self.entry(clip)
             if (cached := self.cache.get(name)) is not None:
-                return cached, None
+                files = [path for path in (video, audio) if isinstance(path, Path)]
+                return ReadMedia(cached, cut=any(probe(path).is_cut(self.budget) for path in files))
         media = decode(video, audio, self.budget)
         try:
-            return self.processor(media), name
+            return ReadMedia(self.processor(media), name, media.cut)
         except ValueError as error:
             raise MediaError(str(video or audio), "unsuitable", str(error)) from error
 
@@ -119,10 +155,13 @@ class MediaReader:
         """Name of the clip's cache entry. Reads the media files once, for their hashes."""
         assert self.key is not None
         sources = self.sources(clip)
-        for source in sources:
-            if isinstance(source, Path) and not source.is_file():
-                raise MediaError(str(source), "missing_file", "no such file")
-        return self.key.entry(*sources)
+        try:
+            for source in sources:
+                if isinstance(source, Path):
+                    check_is_file(source)
+            return self.key.entry(*sources)
+        except OSError as error:
+            raise MediaError(str(error.filename or clip.id), "unreadable", error.strerror or str(error)) from error
 
 
 class ClipDataset(Dataset[Item]):
@@ -158,21 +197,23 @@ class ClipDataset(Dataset[Item]):
             clip = self.manifest[(index + step) % len(self)]
             try:
                 return replace(self._item(clip), bad=tuple(bad))
-            except MediaError as error:
+            except (MediaError, TooLongError) as error:
                 if self.on_bad_media == "error":
-                    raise ValueError(
-                        f"Clip {clip.id!r}: {error} To go on without bad clips (they are listed, and count as wrong "
+                    named = "" if isinstance(error, TooLongError) else f"Clip {clip.id!r}: "
+                    raise BadClipError(
+                        f"{named}{error} To go on without bad clips (they are listed, and count as wrong "
                         "in evaluation), set data.on_bad_media=quarantine."
                     ) from error
                 bad.append(BadClip(clip, error.cause, str(error)))
         if self.with_answer:
-            raise ValueError(f"None of the {len(self)} training clips has usable media; the first: {bad[0].message}")
+            raise BadClipError(f"None of the {len(self)} training clips has usable media; the first: {bad[0].message}")
         return Item(None, tuple(bad))
 
     def _item(self, clip: Clip) -> Item:
-        media, name = self.reader(clip)
-        sample = self.builder.build(clip, media, answer=clip.label if self.with_answer else None)
-        return Item(sample, cache_name=name)
+        found = self.reader.read(clip)
+        sample = self.builder.build(clip, found.media, answer=clip.label if self.with_answer else None)
+        cut_at = self.reader.budget.max_seconds if found.cut else None
+        return Item(sample, cache_name=found.cache_name, cut_at=cut_at)
 
 
 class Collator:
@@ -184,4 +225,6 @@ class Collator:
     def __call__(self, items: Sequence[Item]) -> ClipBatch:
         good = [item for item in items if item.sample is not None]
         data = collate([item.sample for item in good if item.sample is not None], self.pad_id) if good else None
-        return ClipBatch(data, [bad for item in items for bad in item.bad], [item.cache_name for item in good])
+        bad = [bad for item in items for bad in item.bad]
+        cut = [(item.sample.clip, item.cut_at) for item in good if item.sample is not None and item.cut_at is not None]
+        return ClipBatch(data, bad, [item.cache_name for item in good], cut)

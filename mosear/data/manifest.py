@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosear.data.clip import COLUMNS, Clip, describe_columns
+from mosear.data.columns import sound_table
 from mosear.data.rows import ManifestError, manifest_kind, read_rows
 from mosear.files import written_atomically
 
@@ -83,7 +84,15 @@ class Manifest(Sequence[Clip]):
 
     def labels(self) -> list[str]:
         """The distinct values of ``label``, sorted; ``labels``, which may be an open vocabulary, does not count."""
-        return sorted(set(self._column("label")) - {None})
+        return sorted(set(self.column("label").unique().to_pylist()) - {None})
+
+    def unlabelled(self) -> list[str]:
+        """Ids of the clips without a ``label``."""
+        return list(self.column("id").filter(self.column("label").is_null()).to_pylist())
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column as it is stored: a million rows are looked at in no time."""
+        return self.dataset.with_format("arrow")[name][:]
 
     def select(self, indices: Iterable[int]) -> Manifest:
         """The clips at these positions, in this order."""
@@ -111,16 +120,15 @@ class Manifest(Sequence[Clip]):
         wanted = {name: value for name, value in (("split", split), ("subset", subset)) if value is not None}
         if not wanted:
             return self
-        columns = [self._column(name) for name in wanted]
+        columns = [self.column(name).to_pylist() for name in wanted]
         indices = [i for i, row in enumerate(zip(*columns, strict=True)) if row == tuple(wanted.values())]
         if not indices:
-            has = "; ".join(f"{name}: {', '.join(sorted(set(self._column(name))))}" for name in wanted)
+            has = "; ".join(
+                f"{name}: {', '.join(map(repr, sorted(set(self.column(name).to_pylist()))))}" for name in wanted
+            )
             asked = " and ".join(f"{name}={value!r}" for name, value in wanted.items())
             raise ManifestError(str(self.path), [f"no clip has {asked} (the manifest has {has})"])
         return self.select(indices)
-
-    def _column(self, name: str) -> list[Any]:
-        return self.dataset.with_format(None)[name][:]
 
 
 def load_manifest(
@@ -134,7 +142,7 @@ def load_manifest(
     """Opens a manifest and checks all of it.
 
     Args:
-        path: A ``.parquet`` or ``.jsonl`` file with exactly the columns `COLUMNS`.
+        path: A ``.parquet`` or ``.jsonl`` file with columns of `COLUMNS`, at least the `REQUIRED` ones.
         split: Keep the clips of this split.
         subset: Keep the clips of this subset.
         root: Directory that media paths are relative to. Default: the manifest's own.
@@ -150,11 +158,13 @@ def load_manifest(
     root = Path(root if root is not None else path.parent).resolve()
     with open(path, "rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    checker = _RowChecker(root)
-    for where, row in read_rows(path):
-        checker.check(where, row)
-    checker.raise_problems(path)
-    return Manifest(_dataset(path, cache_dir), path, root, fingerprint).matching(split, subset)
+    table = sound_table(path, SCHEMA, str(root))
+    if table is None:
+        checker = _RowChecker(root)
+        for where, row in read_rows(path):
+            checker.check(where, row)
+        checker.raise_problems(path)
+    return Manifest(_dataset(path, table, cache_dir), path, root, fingerprint).matching(split, subset)
 
 
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
@@ -174,14 +184,16 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> Path:
     return path
 
 
-def _dataset(path: Path, cache_dir: str | Path | None) -> Dataset:
+def _dataset(path: Path, table: pa.Table | None, cache_dir: str | Path | None) -> Dataset:
     """The rows of a checked manifest as a Hugging Face dataset; see the module's text for the two ways."""
     from datasets import Dataset, Features, load_dataset
     from datasets.table import InMemoryTable
 
     if path.stat().st_size <= IN_MEMORY_BYTES:
-        rows = [Clip.from_row(row).to_row() for _, row in read_rows(path)]
-        return Dataset(InMemoryTable(pa.Table.from_pylist(rows, SCHEMA)))
+        if table is None:
+            rows = [Clip.from_row(row).to_row() for _, row in read_rows(path)]
+            table = pa.Table.from_pylist(rows, SCHEMA)
+        return Dataset(InMemoryTable(table))
     return load_dataset(
         manifest_kind(path),
         data_files=[str(path)],

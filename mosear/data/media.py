@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 import av
@@ -22,13 +21,18 @@ from av.video.reformatter import VideoReformatter
 from mosear.data.budget import MediaBudget, fit_within
 from mosear.data.container import MediaError, Source, opened, source_name, video_stream
 from mosear.data.skipping import Skipper, can_skip
-from mosear.data.sound import PLAIN_SAMPLES, mono, planes
+from mosear.data.sound import SoundCollector, flaw
+from mosear.data.timestamps import Continuous, frame_seconds, may_restart, seconds_of
 
 __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_within", "probe"]
+
+_Decoded = tuple["_FrameSampler | None", np.ndarray | None, float]
+"""Frames, sound, and seconds of the longest wanted stream."""
 
 ThreadType = Literal["NONE", "SLICE", "FRAME", "AUTO"]
 
 _TIE_SECONDS = 1e-3  # FLV and Matroska keep milliseconds: a frame this close after a wanted time counts as shown at it
+_CUT_SECONDS = 0.1
 _CORRUPT_SHARE = 0.1  # players skip a bad packet, and so do we, up to this share of a stream
 
 
@@ -41,12 +45,14 @@ class Media:
         fps: Frames per second of ``frames``: T / covered seconds of video (0.0 without video).
         audio: float32 [N] mono at ``budget.audio_rate``, sample 0 at the container's start; or None without audio.
         duration: Seconds covered, at most ``budget.max_seconds``.
+        cut: Whether the file goes on after ``budget.max_seconds``.
     """
 
     frames: np.ndarray | None
     fps: float
     audio: np.ndarray | None
     duration: float
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,15 @@ class MediaInfo:
     width: int
     height: int
     frame_rate: float | None
+
+    def is_cut(self, budget: MediaBudget) -> bool:
+        """Whether the file goes on after ``budget.max_seconds``, as far as its header says."""
+        return is_cut(self.duration or 0.0, budget)
+
+
+def is_cut(seconds: float, budget: MediaBudget) -> bool:
+    """Whether so long a file loses its end; a frame more than allowed does not count."""
+    return seconds > budget.max_seconds + _CUT_SECONDS
 
 
 def probe(source: Source) -> MediaInfo:
@@ -98,7 +113,7 @@ def decode(
         thread_type: FFmpeg's decoder threading. Default none, since decoding usually runs in data-loading workers.
 
     Raises:
-        MediaError: The file is missing, broken, too large or lacks the track.
+        MediaError: The file is missing, broken, too large, lacks the track, or its sound is not finite.
     """
     budget = budget or MediaBudget()
     if audio == "video" and video is None:
@@ -108,33 +123,41 @@ def decode(
     if video is None and audio is None:
         raise ValueError("Nothing to decode: video and audio are both None.")
     frames = sound = None
+    longest = 0.0
     if video is not None:
-        frames, sound = _decode_container(video, True, audio == "video", budget, thread_type)
+        frames, sound, longest = _decode_container(video, True, audio == "video", budget, thread_type)
     if audio is not None and audio != "video":
-        _, sound = _decode_container(audio, False, True, budget, thread_type)
+        _, sound, seconds = _decode_container(audio, False, True, budget, thread_type)
+        longest = max(longest, seconds)
+    cut = is_cut(longest, budget)
     heard = len(sound) / budget.audio_rate if sound is not None else 0.0
     if frames is None:
-        return Media(None, 0.0, sound, heard)
-    return Media(np.stack(frames.images), len(frames.images) / frames.seconds, sound, max(frames.seconds, heard))
+        return Media(None, 0.0, sound, heard, cut)
+    return Media(np.stack(frames.images), len(frames.images) / frames.seconds, sound, max(frames.seconds, heard), cut)
 
 
 def _decode_container(
     source: Source, want_video: bool, want_audio: bool, budget: MediaBudget, thread_type: ThreadType
-) -> tuple[_FrameSampler | None, np.ndarray | None]:
+) -> _Decoded:
     """Decodes the wanted tracks of one file, in one pass if its header gives their lengths."""
     name = source_name(source)
     with opened(source) as container:
         tracks = _Tracks(container, name, want_video, want_audio, budget)
-        ends = tracks.ends
-        if not all(ends.values()):
-            ends = tracks.scan()
+        ends, skip = tracks.ends, all(tracks.ends.values()) and may_restart(container)
+        if skip:
+            measured, restarts = tracks.scan()
+            ends = measured if restarts else ends
+        elif not all(ends.values()):
+            ends, _ = tracks.scan()
         elif (found := tracks.decode(thread_type)) is not None:
             return found
     # Opened afresh, since not every format can seek back to its start.
-    with opened(source) as container:
-        found = _Tracks(container, name, want_video, want_audio, budget, ends).decode(thread_type, skip=False)
-        assert found is not None, "without skipping nothing is missed"
-        return found
+    for attempt in (True, False) if skip else (False,):
+        with opened(source) as container:
+            found = _Tracks(container, name, want_video, want_audio, budget, ends).decode(thread_type, skip=attempt)
+            if found is not None:
+                return found
+    raise AssertionError("without skipping nothing is missed")
 
 
 class _Tracks:
@@ -156,8 +179,8 @@ class _Tracks:
         self.wanted = [stream for stream in (self.video, self.audio) if stream is not None]
         self.ends = ends or {stream.index: self._promised_end(stream) for stream in self.wanted}
         # Floats: arithmetic on av's fractions would cost as much as decoding the sound.
-        self._ticks = {stream.index: _float(stream.time_base) for stream in container.streams}
-        self._frame_seconds = {stream.index: _frame_seconds(stream) for stream in container.streams}
+        self._ticks = {stream.index: seconds_of(stream.time_base) for stream in container.streams}
+        self._frame_seconds = {stream.index: frame_seconds(stream) for stream in container.streams}
 
     def _require_video(self) -> av.VideoStream:
         stream = video_stream(self.container)
@@ -184,6 +207,8 @@ class _Tracks:
             return float(stream.frames / stream.average_rate)
         if stream.duration and stream.time_base:
             return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - self.origin
+        if self.origin < 0:  # Matroska gives the time of the end, which is not the length of what begins below 0
+            return 0.0
         return (self.container.duration or 0) / av.time_base
 
     def _packet_end(self, packet: av.Packet) -> float:
@@ -195,19 +220,21 @@ class _Tracks:
         seconds = self._ticks[index]
         return ticks * seconds - self.origin + ((packet.duration or 0) * seconds or self._frame_seconds[index])
 
-    def scan(self) -> dict[int, float]:
-        """Measures the streams' ends from packet timestamps (nothing is decoded), up to ``max_seconds``."""
-        ends = dict.fromkeys(self.ends, 0.0)
-        for packet in self.container.demux(self.wanted):
+    def scan(self) -> tuple[dict[int, float], bool]:
+        """Measures the streams' ends from packet timestamps (nothing is decoded), up to ``max_seconds``.
+
+        Returns:
+            The ends, and whether time stamps restart.
+        """
+        ends, continuous = dict.fromkeys(self.ends, 0.0), Continuous()
+        for packet in continuous(self.container.demux(self.wanted)):
             index = packet.stream.index
             ends[index] = max(ends[index], self._packet_end(packet))
-            if min(ends.values()) > self.budget.max_seconds:
+            if min(ends.values()) > self.budget.max_seconds + 2 * _CUT_SECONDS:
                 break
-        return ends
+        return ends, continuous.jumps > 0
 
-    def decode(
-        self, thread_type: ThreadType, *, skip: bool = True
-    ) -> tuple[_FrameSampler | None, np.ndarray | None] | None:
+    def decode(self, thread_type: ThreadType, *, skip: bool = True) -> _Decoded | None:
         """One pass over the packets; stops as soon as every wanted stream has what it needs.
 
         Args:
@@ -219,7 +246,7 @@ class _Tracks:
             seconds = min(self.ends[stream.index], self.budget.max_seconds)
             if seconds <= 0:
                 raise MediaError(self.name, "zero_length", f"the {stream.type} stream is empty")
-            sink = _FrameSampler if stream is self.video else _SoundCollector
+            sink = _FrameSampler if stream is self.video else SoundCollector
             sinks[stream.index] = sink(seconds, self.budget)
             stream.codec_context.thread_type = thread_type
             stream.codec_context.thread_count = 1 if thread_type == "NONE" else 0
@@ -232,7 +259,9 @@ class _Tracks:
                 raise MediaError(self.name, "undecodable", f"no {stream.type} frame of the file can be decoded")
         frames: Any = sinks[self.video.index].finish() if self.video is not None else None
         sound: Any = sinks[self.audio.index].finish() if self.audio is not None else None
-        return frames, sound
+        if sound is not None and (seen := flaw(sound)) is not None:
+            raise MediaError(self.name, "implausible_sound", seen)
+        return frames, sound, max(self.ends.values())
 
     def _skipper(self, sinks: Mapping[int, Any]) -> Skipper | None:
         if self.video is None or not can_skip(self.container, self.video):
@@ -245,7 +274,7 @@ class _Tracks:
         packets: Counter[int] = Counter()
         corrupt: Counter[int] = Counter()
         reached = dict.fromkeys((stream.index for stream in self.container.streams), 0.0)
-        demuxed = self.container.demux()
+        demuxed = Continuous()(self.container.demux())
         for packet in demuxed if skipper is None else skipper.packets(demuxed):
             index = packet.stream.index
             reached[index] = max(reached[index], self._packet_end(packet))
@@ -329,63 +358,3 @@ class _FrameSampler:
         return np.rot90(
             image.to_ndarray(), round(frame.rotation / 90) % 4
         )  # phones film sideways and note the rotation
-
-
-class _SoundCollector:
-    """Resamples audio frames to mono, from the container's start to ``seconds``."""
-
-    def __init__(self, seconds: float, budget: MediaBudget) -> None:
-        self.seconds, self.rate = seconds, budget.audio_rate
-        self.frames_seen = 0
-        self._start: float | None = None
-        self._input_seconds = 0.0
-        self._resampler: av.AudioResampler | None = None
-        self._input_format: tuple | None = None
-        self._chunks: list[np.ndarray] = []
-
-    @property
-    def done(self) -> bool:
-        return self._start is not None and self._start + self._input_seconds > self.seconds + 0.1  # a resampler's delay
-
-    def push(self, frame: av.AudioFrame, time: float | None) -> None:
-        if self._start is None:
-            self._start = time or 0.0
-        self.frames_seen += 1
-        self._input_seconds += frame.samples / frame.sample_rate
-        if frame.sample_rate == self.rate and frame.format.name in PLAIN_SAMPLES:
-            self._resample(None)
-            self._resampler = self._input_format = None
-            self._chunks.append(mono(planes(frame)))
-            return
-        input_format = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if input_format != self._input_format:  # some AAC streams change rate or channels after their first frames
-            self._resample(None)
-            self._resampler = av.AudioResampler(format="fltp", rate=self.rate)
-            self._input_format = input_format
-        frame.pts = None  # positions come from the first timestamp and the sample count
-        self._resample(frame)
-
-    def finish(self) -> np.ndarray:
-        """float32 [N], N <= seconds * rate: silence up to the first sample, then the sound from the start on."""
-        self._resample(None)
-        sound = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
-        limit = round(self.seconds * self.rate)
-        lead = round((self._start or 0.0) * self.rate)
-        if lead > 0:
-            sound = np.concatenate([np.zeros(min(lead, limit), np.float32), sound])
-        return np.ascontiguousarray(sound[max(-lead, 0) :][:limit])
-
-    def _resample(self, frame: av.AudioFrame | None) -> None:
-        if self._resampler is None:
-            return
-        for piece in self._resampler.resample(frame):
-            self._chunks.append(mono(piece.to_ndarray()))
-
-
-def _float(time_base: Fraction | None) -> float:
-    return float(time_base) if time_base is not None else 0.0
-
-
-def _frame_seconds(stream: Any) -> float:
-    """How long a packet without a duration of its own stands on screen; sound says it itself."""
-    return 1 / float(stream.average_rate) if stream.type == "video" and stream.average_rate else 0.0

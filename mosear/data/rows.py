@@ -58,7 +58,16 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 if line.strip():
-                    yield f"line {number}", json.loads(line.decode("utf-8"))
+                    row = json.loads(line.decode("utf-8"))
+                    if b"\\u" in line:  # half a pair can be written as an escape alone
+                        json.dumps(row, ensure_ascii=False).encode()
+                    yield f"line {number}", row
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])
+                yield (
+                    f"line {number}",
+                    ValueError(f"{half} is half of a surrogate pair; correct the text"),
+                )
             except UnicodeDecodeError as error:
                 byte, at = line[error.start], offset + error.start
                 problem = f"not UTF-8: byte 0x{byte:02x} at byte offset {at} of the file; save the file as UTF-8"

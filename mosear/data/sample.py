@@ -25,6 +25,28 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 
+class TooLongError(ValueError):
+    """A clip whose question, transcript and media are longer than allowed.
+
+    Attributes:
+        tokens: that it needs.
+        limit: on them.
+    """
+
+    cause = "too_long"
+
+    def __init__(self, clip: str, tokens: int, limit: int, transcript: int) -> None:
+        self.clip, self.tokens, self.limit, self.transcript = clip, tokens, limit, transcript
+        super().__init__(
+            f"Clip {clip!r} needs {tokens} tokens, more than max_tokens={limit}. Lower num_frames, max_pixels or "
+            f"max_seconds, shorten its text ({transcript} tokens), or raise max_tokens."
+        )
+
+    def __reduce__(self) -> tuple[type[TooLongError], tuple[str, int, int, int]]:
+        # Loader workers send it to the process that reads.
+        return type(self), (self.clip, self.tokens, self.limit, self.transcript)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One unpadded sequence.
@@ -141,25 +163,6 @@ def _unpacked(features: Tensor, others: Tensor, places: dict[str, Any]) -> OmniB
     return OmniBatch(**known)
 
 
-class TooManyTokensError(ValueError):
-    """A clip whose question, transcript and media are longer than allowed.
-
-    Attributes:
-        tokens: that it needs.
-        limit: on them.
-    """
-
-    def __init__(self, clip: str, tokens: int, limit: int) -> None:
-        self.clip, self.tokens, self.limit = clip, tokens, limit
-        super().__init__(
-            f"Clip {clip!r} needs {tokens} tokens, more than max_tokens={limit}. Lower num_frames, "
-            "max_pixels or max_seconds, or raise max_tokens."
-        )
-
-    def __reduce__(self) -> tuple[type[TooManyTokensError], tuple[str, int, int]]:
-        return type(self), (self.clip, self.tokens, self.limit)  # loader workers send it to the process that reads
-
-
 class SampleBuilder:
     """Builds samples with the real processor's own components.
 
@@ -202,9 +205,9 @@ class SampleBuilder:
         prompt_ids = encoded["input_ids"]
         answer_ids = self.answer_ids(answer) if answer is not None else []
         ids = torch.tensor(prompt_ids + answer_ids)
-        if len(ids) > self.max_tokens:
-            raise TooManyTokensError(clip.id, len(ids), self.max_tokens)
         inside = [start >= span[0] and end <= span[1] and end > start for start, end in encoded["offset_mapping"]]
+        if len(ids) > self.max_tokens:
+            raise TooLongError(clip.id, len(ids), self.max_tokens, sum(inside))
         sample = Sample(
             clip=clip,
             input_ids=ids,

@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 
 from mosear.files import written_atomically
 
+BAD_MEDIA = "bad media: "
+"""Begins the ``unparsed_reason`` of a clip that was never asked about; its cause follows."""
+
 _LABELS_KEY = b"mosear.labels"
 _DISTRIBUTIONS = ("distribution", "p_visual", "p_audio", "p_text")
 _OPTIONAL = ("conflict", "target", "attention_before", "attention_after")
@@ -105,6 +108,11 @@ class PredictionRow:
     def correct(self) -> bool:
         """Whether the prediction is the label; derived, so that a row cannot contradict itself."""
         return self.prediction == self.label
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether the clip could not be used, so that the model was never asked."""
+        return (self.unparsed_reason or "").startswith(BAD_MEDIA)
 
 
 def _check(rows: Sequence[PredictionRow], labels: Sequence[str]) -> None:

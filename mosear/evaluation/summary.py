@@ -45,7 +45,8 @@ def summarise(
 
     Returns:
         ``benchmark``, ``steering``, ``seed``, ``labels``;
-        ``subsets``: ``{subset: score_subset(...) + "interval": [low, high] of the accuracy}``;
+        ``subsets``: ``{subset: score_subset(...) + "interval": [low, high] of the accuracy}``; ``unparsed`` counts
+        answers without a label, ``quarantined`` clips that could not be used, and both count as wrong;
         ``conflict_mean``, ``gap`` with ``conflict_mean_interval``, ``gap_interval``: None unless both "video_aligned"
         and "audio_aligned" are there; ``controls``: ``{"late_fusion": {subset: accuracy, ..., "conflict_mean": ..},
         "late_fusion_transcript": {..}}``, each one only where the rows carry the readings it needs, and
@@ -62,9 +63,7 @@ def summarise(
     correct = {subset: np.array([row.correct for row in group], dtype=float) for subset, group in groups.items()}
     scored = _score(correct, seed=seed, n_boot=n_boot)
     subsets = {
-        subset: metrics.score_subset([row.label for row in group], [row.prediction for row in group], labels)
-        | {"interval": _bounds(scored[subset])}
-        for subset, group in groups.items()
+        subset: _subset(group, labels) | {"interval": _bounds(scored[subset])} for subset, group in groups.items()
     }
     summary: dict[str, Any] = {
         "benchmark": benchmark,
@@ -84,6 +83,12 @@ def summarise(
         summary["controls"][control] = {name: interval.mean for name, interval in intervals.items()}
         summary["control_intervals"][control] = {name: _bounds(interval) for name, interval in intervals.items()}
     return summary
+
+
+def _subset(group: Sequence[PredictionRow], labels: Sequence[str]) -> dict[str, Any]:
+    scores = metrics.score_subset([row.label for row in group], [row.prediction for row in group], labels)
+    quarantined = sum(row.quarantined for row in group)
+    return scores | {"unparsed": scores["unparsed"] - quarantined, "quarantined": quarantined}
 
 
 def _bounds(interval: Interval) -> list[float]:
@@ -180,7 +185,7 @@ def comparison_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{tuned['benchmark']}: accuracy, zero-shot and tuned")
+    table = Table(title=Text(f"{tuned['benchmark']}: accuracy, zero-shot and tuned", style="table.title"))
     table.add_column("subset")
     for heading in ("n", "zero-shot", "tuned", "difference (95 %)"):
         table.add_column(heading, justify="right")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mosear.data.sample import OmniBatch
 
 
+NOT_FINITE = "scores are not finite"
+
+
 class Steering(Protocol):
     """What answering needs of an installed steering session."""
 
@@ -44,10 +47,10 @@ class Answer:
     """What a model says about one clip.
 
     Attributes:
-        label: of the vocabulary; ``None`` where the generated text could not be read.
+        label: of the vocabulary; ``None`` where the generated text could not be read or the scores are not finite.
         reason: why there is no label, else ``None``.
         text: generated text; ``None`` where labels were scored.
-        distribution: float64 ``[C]`` over the labels.
+        distribution: float64 ``[C]`` over the labels; ``None`` where the scores are not finite.
         unimodal: ``[C]`` for each modality (``visual``, ``audio``, ``text``) that the clip carries and that was asked.
         steering: what steering did about this clip.
     """
@@ -55,7 +58,7 @@ class Answer:
     label: str | None
     reason: str | None
     text: str | None
-    distribution: Tensor
+    distribution: Tensor | None
     unimodal: Mapping[str, Tensor]
     steering: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,9 +105,10 @@ class Answerer:
         alone = {name: value.double().cpu() for name, value in alone.items()}
         answers = []
         for index in range(len(data)):
-            label, reason = self._read(texts[index], distribution[index])
-            own = {name: value[index] for name, value in alone.items() if not value[index].isnan().any()}
-            answers.append(Answer(label, reason, texts[index], distribution[index], own, notes[index]))
+            own = {name: value[index] for name, value in alone.items() if value[index].isfinite().all()}
+            scores = distribution[index] if distribution[index].isfinite().all() else None
+            label, reason = (None, NOT_FINITE) if scores is None else self._read(texts[index], scores)
+            answers.append(Answer(label, reason, texts[index], scores, own, notes[index]))
         return answers
 
     @torch.no_grad()

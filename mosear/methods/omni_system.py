@@ -23,7 +23,7 @@ from mosear.data.sample import OmniBatch
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.contribution import ClipValues, summarise_contribution
 from mosear.evaluation.contribution_passes import clip_values
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.predictions import BAD_MEDIA, PredictionRow
 from mosear.evaluation.report import LineChart
 from mosear.inference.answerer import Answer, Answerer
 from mosear.methods.base import Method
@@ -230,7 +230,8 @@ class OmniSystem(System):
         data = self.encoded(batch)
         for clip, row in zip(data.clips, self.answerer.label_log_probs(data).cpu(), strict=True):
             gold = self.labels.index(gold_label(clip))
-            self._validation.append((clip.subset, int(row.argmax()) == gold, -float(row[gold])))
+            right = bool(row.isfinite().all()) and int(row.argmax()) == gold  # argmax takes NaN for the largest
+            self._validation.append((clip.subset, right, -float(row[gold])))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss`` and ``val/accuracy``; where there are several subsets, also each one's and their mean."""
@@ -282,14 +283,14 @@ class OmniSystem(System):
             prediction=answer.label,
             unparsed_reason=answer.reason,
             answer_text=answer.text,
-            distribution=answer.distribution.tolist(),
+            distribution=None if answer.distribution is None else answer.distribution.tolist(),
             **alone,
             **answer.steering,
         )
 
     def bad_row(self, bad: BadClip) -> PredictionRow:
         """The row of a clip that could not be read."""
-        return PredictionRow(**self._about_clip(bad.clip), prediction=None, unparsed_reason=f"bad media: {bad.cause}")
+        return PredictionRow(**self._about_clip(bad.clip), prediction=None, unparsed_reason=BAD_MEDIA + bad.cause)
 
     def _about_clip(self, clip: Clip) -> dict[str, Any]:
         return {

@@ -248,7 +248,7 @@ def pretrain(recipe: Recipe, out: Path, cache: Path, *, log_every: int = 50) -> 
             print(f"step {step + 1:4d}/{recipe.steps}  loss {running:.3f}  {time.time() - start:5.0f} s", flush=True)
     save(backbone, recipe, out)
     scores = held_out_scores(backbone, assembler, recipe, cache)
-    print(json.dumps(scores), flush=True)
+    print(json.dumps(scores, allow_nan=False), flush=True)
     return scores
 
 

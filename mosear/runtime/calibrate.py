@@ -280,10 +280,13 @@ def _described(trial: Trial) -> str:
 def result_table(outcome: Outcome) -> Table:
     """Accuracies in percent: unsteered, late fusion, the best of each stage, chosen."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"validation accuracy; objective: {outcome.board.objective}")
     for heading in ("", *outcome.board.counts, "objective", "change"):
-        table.add_column(heading.replace("_", " "), justify="right" if heading else "left", no_wrap=not heading)
+        # Text, not str: rich would read markup such as [red] in a subset name.
+        shown = Text(heading.replace("_", " "), style="table.header")
+        table.add_column(shown, justify="right" if heading else "left", no_wrap=not heading)
     for name, trial in outcome.rows.items():
         accuracies = [f"{100 * value:.1f}" for value in trial.accuracy.values()]
         change = "" if name.startswith("late_fusion") else f"{trial.change:.3f}"

@@ -257,7 +257,7 @@ def cost_table(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{report['manifest']}: accuracy")
+    table = Table(title=Text(f"{report['manifest']}: accuracy", style="table.title"))
     table.add_column("subset")
     for heading in ("n", "base", "MoSE", "LoRA", "cost (95 %)", "same answer"):
         table.add_column(heading, justify="right")

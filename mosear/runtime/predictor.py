@@ -18,7 +18,7 @@ from mosear.data.clip import Clip
 from mosear.data.media import decode, probe
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
-from mosear.data.sample import Sample, SampleBuilder, TooManyTokensError, collate
+from mosear.data.sample import Sample, SampleBuilder, TooLongError, collate
 from mosear.inference.answerer import Answer, Answerer
 from mosear.inference.distributions import jensen_shannon
 from mosear.runtime.run import Run
@@ -34,13 +34,15 @@ class Prediction:
     """What the model says about one file.
 
     Attributes:
-        label: the most likely label, or the one that was read from generated text; ``None`` if it could not be read.
-        distribution: probability per label.
+        label: the most likely label, or the one that was read from generated text; ``None`` if there is no answer.
+        distribution: probability per label; empty if the scores are not finite.
         readings: per modality that the clip has (``visual``, ``audio``, ``text``), the distribution from it alone.
         conflict: Jensen-Shannon divergence of the visual and the audio prediction in [0, 1]; ``None`` if one is absent.
         seconds: time spent per file, decoding included.
         text: what was generated, if anything was.
         steering: what steering did; empty without it.
+        reason: why there is no label.
+        cut_at: seconds after which the file was not used; ``None`` if all of it was.
     """
 
     label: str | None
@@ -50,6 +52,8 @@ class Prediction:
     seconds: float
     text: str | None = None
     steering: dict[str, Any] | None = None
+    reason: str | None = None
+    cut_at: float | None = None
 
 
 class Predictor:
@@ -146,14 +150,17 @@ class Predictor:
             texts: their transcripts; ``None`` = none has one.
         """
         start = time.perf_counter()
-        samples = [
-            self._sample(Path(path), text) for path, text in zip(paths, texts or [None] * len(paths), strict=True)
-        ]
+        found = [self._sample(Path(path), text) for path, text in zip(paths, texts or [None] * len(paths), strict=True)]
+        samples = [sample for sample, _ in found]
         answers = self.answerer(collate(samples, self.builder.pad_id).to(self.backbone.device))
         seconds = (time.perf_counter() - start) / len(samples)
-        return [self._prediction(answer, seconds) for answer in answers]
+        return [
+            self._prediction(answer, seconds, self.budget.max_seconds if cut else None)
+            for answer, (_, cut) in zip(answers, found, strict=True)
+        ]
 
-    def _sample(self, path: Path, text: str | None) -> Sample:
+    def _sample(self, path: Path, text: str | None) -> tuple[Sample, bool]:
+        """The sample, and whether the file goes on after the budget's end."""
         info = probe(path)
         clip = Clip(
             id=path.name,
@@ -165,21 +172,29 @@ class Predictor:
         media = decode(sources[0], sources[1] if info.has_audio else None, self.budget)
         encoded = self.backbone.encode(self.media_processor(media).to(self.backbone.device))
         try:
-            return self.builder.build(clip, encoded)
-        except TooManyTokensError as error:
+            return self.builder.build(clip, encoded), media.cut
+        except TooLongError as error:
             limit = "an answer without a run may use" if self.adapter is None else "its run allows (data.max_tokens)"
             raise ValueError(
                 f"{path} with its question and transcript needs {error.tokens} tokens, and {limit} {error.limit}. "
                 "Shorten the transcript, or cut the clip."
             ) from error
 
-    def _prediction(self, answer: Answer, seconds: float) -> Prediction:
+    def _prediction(self, answer: Answer, seconds: float, cut_at: float | None) -> Prediction:
         labels = self.answerer.prompt.labels
         alone = {name: dict(zip(labels, value.tolist(), strict=True)) for name, value in answer.unimodal.items()}
         conflict = None
         if "visual" in answer.unimodal and "audio" in answer.unimodal:
             conflict = float(jensen_shannon(answer.unimodal["visual"], answer.unimodal["audio"]))
-        distribution = dict(zip(labels, answer.distribution.tolist(), strict=True))
+        shares = [] if answer.distribution is None else zip(labels, answer.distribution.tolist(), strict=True)
         return Prediction(
-            answer.label, distribution, alone, conflict, seconds, answer.text, dict(answer.steering) or None
+            answer.label,
+            dict(shares),
+            alone,
+            conflict,
+            seconds,
+            answer.text,
+            dict(answer.steering) or None,
+            answer.reason,
+            cut_at,
         )

@@ -146,22 +146,34 @@ def print_summary(
         console.print(benchmark_table(found))
     if contribution := [*summaries.values()][-1].get("contribution"):
         console.print(contribution_table(contribution))
-    console.print("   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)))
-    console.print(f"Report: {run_dir / 'report.html'}", soft_wrap=True)
+    console.print(
+        "   ".join(f"{key}: {value}" for key, value in info.items() if not isinstance(value, Mapping)), markup=False
+    )
+    console.print(f"Report: {run_dir / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def single_table(summary: Mapping[str, Any]) -> Table:
-    """Accuracy, macro F1 and unparsed answers per subset of one system."""
+    """Accuracy, macro F1, unparsed answers and, if there are any, quarantined clips per subset of one system."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{summary['benchmark']}: accuracy")
-    for heading in ("subset", "n", "accuracy (95 %)", "macro F1", "unparsed"):
+    with_quarantine = any(scores.get("quarantined") for scores in summary["subsets"].values())
+    headings = ("subset", "n", "accuracy (95 %)", "macro F1", "unparsed", *(["quarantined"] * with_quarantine))
+    table = Table(title=Text(f"{summary['benchmark']}: accuracy", style="table.title"))
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "subset" else "right")
     for name, scores in summary["subsets"].items():
         low, high = (100 * value for value in scores["interval"])
-        cells = (f"{100 * scores['accuracy']:.1f} [{low:.1f}, {high:.1f}]", f"{100 * scores['macro_f1']:.1f}")
-        table.add_row(name.replace("_", " "), str(scores["n"]), *cells, str(scores["unparsed"]))
+        cells = [
+            name.replace("_", " "),
+            str(scores["n"]),
+            f"{100 * scores['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
+            f"{100 * scores['macro_f1']:.1f}",
+            str(scores["unparsed"]),
+            str(scores.get("quarantined", 0)),
+        ]
+        table.add_row(*map(Text, cells[: len(headings)]))
     for name in ("conflict_mean", "gap"):
         if summary[name] is not None:
-            table.add_row(name.replace("_", " "), "", f"{100 * summary[name]:.1f}", "", "")
+            table.add_row(name.replace("_", " "), "", f"{100 * summary[name]:.1f}")
     return table

@@ -33,12 +33,16 @@ def write_media(
     rate: int = 16_000,
     layout: str = "mono",
     audio_delay: float = 0.0,
+    begin: float = 0.0,
     audio_seconds: float | None = None,
     rotation: int = 0,
     muxer: dict[str, str] | None = None,
     encoder: dict[str, str] | None = None,
 ) -> Path:
-    """Writes grey frames that encode their index, and a tone. ``times`` gives frame times in ticks of 1 / fps."""
+    """Writes grey frames that encode their index, and a tone.
+
+    ``times`` gives frame times in ticks of 1 / fps; ``begin`` moves all times, in seconds.
+    """
     with av.open(path, "w", options=muxer or {}) as container:
         if video:
             picture = container.add_stream(video, rate=fps, options=encoder or {})
@@ -53,7 +57,7 @@ def write_media(
                 if rotation:
                     image[: size[1] // 2] = 255 - image[0, 0]
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame.pts = times[index] if times else index
+                frame.pts = (times[index] if times else index) + round(begin * fps)
                 frame.time_base = 1 / Fraction(fps)
                 container.mux(picture.encode(frame))
             container.mux(picture.encode())
@@ -65,7 +69,7 @@ def write_media(
                     np.ascontiguousarray(wave[:, start : start + 1024]), format="fltp", layout=layout
                 )
                 frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
-                frame.pts = start + round(audio_delay * rate)
+                frame.pts = start + round((audio_delay + begin) * rate)
                 container.mux(sound.encode(frame))
             container.mux(sound.encode())
     return path

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from mosear.data import manifest as manifest_module
 from mosear.data.clip import COLUMNS, Clip, ModalityLabels
-from mosear.data.manifest import Manifest, ManifestError, load_manifest, write_manifest
+from mosear.data.columns import sound_table
+from mosear.data.manifest import SCHEMA, Manifest, ManifestError, load_manifest, write_manifest
 
 FULL = Clip(
     id="0007",
@@ -120,7 +122,7 @@ def test_split_and_subset(tmp_path):
     path = write_manifest(CLIPS, tmp_path / "m.parquet")
     assert [c.id for c in load_manifest(path, split="test")] == ["0007", "c", "d"]
     assert [c.id for c in load_manifest(path, split="test", subset="audio_aligned")] == ["0007"]
-    assert "no clip has split='tset' (the manifest has split: test, train)" in problems_of(path, split="tset")
+    assert "no clip has split='tset' (the manifest has split: 'test', 'train')" in problems_of(path, split="tset")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
@@ -129,7 +131,7 @@ def test_wrong_columns(tmp_path, suffix):
     path = tmp_path / f"m{suffix}"
     pq.write_table(pa.Table.from_pylist(rows), path) if suffix == ".parquet" else write_rows(path, rows)
     message = problems_of(path)
-    assert "1 and 3 more: missing columns label and unknown columns emotion (expected id, video" in message
+    assert "1 and 3 more: unknown columns emotion (expected id, video" in message
     assert "found id, video, audio, text, emotion" in message
 
 
@@ -236,3 +238,77 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError):
         write_manifest(broken(), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["m.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_optional_columns_may_be_left_out(tmp_path, monkeypatch, suffix, mapped):
+    if mapped:
+        monkeypatch.setattr(manifest_module, "IN_MEMORY_BYTES", 0)
+    rows = [{"id": str(i), "text": "Oh.", "label": "sad", "subset": "all", "split": "train"} for i in range(3)]
+    path = tmp_path / f"m{suffix}"
+    pq.write_table(pa.Table.from_pylist(rows), path) if suffix == ".parquet" else write_rows(path, rows)
+    expected = [Clip(id=row["id"], text="Oh.", label="sad", split="train") for row in rows]
+    assert list(load_manifest(path, cache_dir=tmp_path / "cache")) == expected
+    assert list(load_manifest(path, streaming=True)) == expected
+    rows = [{k: v for k, v in row.items() if k != "split"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), path) if suffix == ".parquet" else write_rows(path, rows)
+    assert "missing columns split" in problems_of(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"id": " "},
+        {"id": None},
+        {"split": "\t"},
+        {"video": ""},
+        {"video": None},
+        {"video": "../x.mp4"},
+        {"score": float("inf")},
+        {"video": None, "audio": None, "text": " \n"},
+        {"missing": ["face"]},
+        {"missing": ["text"]},
+        {"labels": [None]},
+        {"context": ["a", None]},
+        {"video": "link.mp4"},
+    ],
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_the_fast_check_passes_nothing_that_the_rows_check_refuses(tmp_path, values, suffix):
+    (tmp_path / "link.mp4").symlink_to("/etc/passwd")
+    rows = [SPARSE.to_row(), FULL.to_row() | values]
+    path = tmp_path / f"m{suffix}"
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path) if suffix == ".parquet" else write_rows(path, rows)
+    assert sound_table(path, SCHEMA, str(tmp_path)) is None
+    assert "2: " in problems_of(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_the_fast_check_vouches_for_sound_manifests(tmp_path, suffix):
+    assert sound_table(write_manifest(CLIPS, tmp_path / f"m{suffix}"), SCHEMA, str(tmp_path)).num_rows == 4
+
+
+def test_a_large_manifest_is_checked_in_seconds(tmp_path):
+    rows = 100_000
+    names = [str(i) for i in range(rows)]
+    columns = {
+        "id": names,
+        "video": [f"v/{i % 100}/{i}.mp4" for i in range(rows)],
+        "audio": ["video"] * rows,
+        "label": ["happy", "sad"] * (rows // 2),
+        "subset": ["all"] * rows,
+        "split": ["train"] * rows,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    start = time.process_time()
+    loaded = load_manifest(tmp_path / "m.parquet")
+    assert loaded.unlabelled() == [] and loaded.labels() == ["happy", "sad"] and len(loaded) == rows
+    assert time.process_time() - start < 4, "30 s row by row"
+
+
+def test_half_a_surrogate_pair_is_one_sentence(tmp_path):
+    path = write_rows(tmp_path / "m.jsonl", [SPARSE.to_row(), FULL.to_row() | {"text": "a \ud83d b"}])
+    assert problems_of(path).splitlines()[1:] == ["  line 2: '\\ud83d' is half of a surrogate pair; correct the text"]
+    whole = write_rows(tmp_path / "w.jsonl", [FULL.to_row() | {"text": "a \U0001f600 b"}])
+    assert load_manifest(whole)[0].text == "a \U0001f600 b"

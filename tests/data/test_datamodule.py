@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mosear.data.cache import CacheKey
 from mosear.data.datamodule import ClipDataModule
 from mosear.data.dataset import ClipBatch
-from mosear.data.manifest import load_manifest, write_manifest
+from mosear.data.manifest import ManifestError, load_manifest, write_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.prompt import Prompt
 
@@ -148,7 +148,7 @@ def test_labels_outside_the_prompt_are_named(module) -> None:
     labels = sorted({clip.label for clip in module().manifest("train")})
     asked = (*labels[1:], "bored", "calm")
     with pytest.raises(
-        ValueError, match=rf"train_natural\.parquet has labels outside .*: {labels[0]}\. Labels asked for:"
+        ManifestError, match=rf"(?s)train_natural\.parquet .*labels outside .*: '{labels[0]}'; labels asked for:"
     ):
         module(prompt=Prompt(labels=asked)).manifest("train")
 
@@ -158,7 +158,7 @@ def test_unlabelled_clips_are_refused_and_not_trained_in_vain(module, corpus: Pa
     clips[2] = replace(clips[2], label=None)
     path = str(write_manifest(clips, tmp_path / "some.parquet"))
     for split in ("train", "val", "test"):
-        with pytest.raises(ValueError, match=rf"some\.parquet: 1 clips have no label, e\.g\. '{clips[2].id}'"):
+        with pytest.raises(ValueError, match=rf"(?s)some\.parquet .*1 clips have no label, e\.g\. '{clips[2].id}'"):
             module(**{split: path}, root=str(corpus)).manifest(split)
 
 
@@ -218,3 +218,19 @@ def test_cached_batches_are_listed_once(module, backbone, tmp_path: Path) -> Non
         left, right = backbone.encode(one.data.media), other.data.media
         for a, b in zip(left.videos + left.audios, right.videos + right.audios, strict=True):
             assert torch.equal(a.features, b.features)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_empty_split_is_refused(module, tmp_path: Path, split: str) -> None:
+    empty = str(write_manifest([], tmp_path / "empty.parquet"))
+    with pytest.raises(ManifestError, match=r"(?s)empty\.parquet has 1 problem:.*it has no clips"):
+        module(**{split: empty}).manifest(split)
+
+
+def test_blanks_around_names_are_shown(module, corpus: Path, tmp_path: Path) -> None:
+    clips = [replace(clip, label="sad ", subset=" all") for clip in load_manifest(corpus / "test.parquet")]
+    path = str(write_manifest(clips, tmp_path / "padded.parquet"))
+    with pytest.raises(ManifestError) as error:
+        module(test=path, root=str(corpus)).manifest("test")
+    assert "data.prompt.labels: 'sad '; labels asked for: 'neutral'" in str(error.value)
+    assert "subset ' all' has blanks around it" in str(error.value)

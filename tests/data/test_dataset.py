@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from mosear.backbones.media import AudioInput
+from mosear.backbones.media import AudioInput, MediaBatch
+from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import MediaError
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader
@@ -198,3 +200,73 @@ def test_cache_names_follow_the_good_clips(backbone, mixed: Manifest) -> None:
     good = dataset_of(backbone, mixed)[0]
     items = [replace(good, cache_name="a"), Item(None, good.bad), replace(good, cache_name=None)]
     assert Collator(0)(items).cache_names == ["a", None]
+
+
+def loop(path: Path) -> Path:
+    """A name that the system refuses to open, whoever asks: permissions do not stop an administrator."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+    return path
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_a_file_that_the_system_refuses_to_read_is_bad(
+    backbone, corpus: Path, tmp_path: Path, with_cache: bool
+) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    (tmp_path / "good.mp4").write_bytes((corpus / good.video).read_bytes())
+    loop(tmp_path / "loop.mp4")
+    rows = [replace(good, id=name, video=f"{name}.mp4") for name in ("loop", "good")]
+    manifest = load_manifest(write_manifest(rows, tmp_path / "m.parquet"))
+    dataset = dataset_of(backbone, manifest, with_answer=False)
+    if with_cache:
+        key = CacheKey.of(backbone, BUDGET, None)
+        cache = FeatureCache(tmp_path / "cache")
+        dataset.reader = MediaReader(manifest, MediaProcessor(backbone.processor), BUDGET, cache, key)
+    batch = collate(dataset, range(2))
+    assert [clip.id for clip in batch.data.clips] == ["good"]
+    assert [bad.cause for bad in batch.bad] == ["unreadable"]
+    assert "loop.mp4: unreadable: Too many levels of symbolic links. Check the file" in batch.bad[0].message
+
+
+@pytest.mark.parametrize("with_answer", [True, False])
+def test_a_transcript_over_max_tokens_is_bad(backbone, corpus: Path, tmp_path: Path, with_answer: bool) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    rows = [replace(good, id="long", text="word " * 3000), good]
+    manifest = load_manifest(write_manifest(rows, tmp_path / "m.parquet"), root=corpus)
+    dataset = dataset_of(backbone, manifest, with_answer=with_answer)
+    dataset.builder.max_tokens = 1000
+    batch = collate(dataset, range(2))
+    assert {clip.id for clip in batch.data.clips} == {good.id}
+    assert [(bad.clip.id, bad.cause) for bad in batch.bad] == [("long", "too_long")]
+    assert re.search(r"needs \d+ tokens, more than max_tokens=1000", batch.bad[0].message)
+    dataset.on_bad_media = "error"
+    with pytest.raises(ValueError, match=r"^Clip 'long' needs .* raise max_tokens\. To go on without bad clips"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_batches_name_the_clips_that_were_cut(backbone, corpus: Path, tmp_path: Path, with_cache: bool) -> None:
+    good = next(iter(load_manifest(corpus / "train_natural.parquet")))
+    manifest = load_manifest(
+        write_manifest([good, Clip(id="words", text="Oh.", label="sad")], tmp_path / "m.parquet"), root=corpus
+    )
+    for budget, cut in ((BUDGET, []), (replace(BUDGET, max_seconds=0.5), [(good, 0.5)])):
+        dataset = dataset_of(backbone, manifest)
+        dataset.reader.budget = budget
+        if with_cache:
+            dataset.reader.cache = FeatureCache(tmp_path / "cache")
+            dataset.reader.key = CacheKey.of(backbone, budget, None)
+            item = dataset[0]
+            dataset.reader.cache.put(item.cache_name, backbone.encode(item.sample.media))
+            assert dataset[0].cache_name is None, "from the cache"
+        assert collate(dataset, range(2)).cut == cut
+
+
+def test_a_blank_transcript_is_absent_everywhere(backbone) -> None:
+    builder = SampleBuilder(backbone.processor, backbone.family, Prompt())
+    blank, absent = (Clip(id="c", audio="c.wav", text=text) for text in (" \n\t", None))
+    assert blank == absent and blank.text is None and blank.to_row()["text"] is None
+    sound = MediaBatch([], [AudioInput(torch.zeros(128, 200))])
+    one, other = (builder.build(clip, sound) for clip in (blank, absent))
+    assert torch.equal(one.input_ids, other.input_ids) and not one.transcript.any()

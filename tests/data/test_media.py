@@ -1,4 +1,5 @@
 import io
+import itertools
 import math
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from mosear.data.media import MediaBudget, MediaError, decode, probe
+from mosear.data.timestamps import Continuous
 
 TONE_HZ = 440
 
@@ -345,3 +347,128 @@ def test_no_torch_needed():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
+
+
+def float_wav(path, samples, rate=16_000):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.asarray(samples, np.float32)[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000], ids=["as it is", "resampled"])
+@pytest.mark.parametrize(
+    ("value", "seen"), [(np.nan, "not finite"), (np.inf, "not finite"), (1e30, "full scale"), (20_000.0, "full scale")]
+)
+def test_sound_that_no_microphone_gives_is_refused(tmp_path, rate, value, seen):
+    wave_of = np.zeros(rate, np.float32)
+    wave_of[rate // 4 : rate // 2] = value
+    path = float_wav(tmp_path / "odd.wav", wave_of, rate)
+    assert cause_of(None, path) == "implausible_sound"
+    with pytest.raises(MediaError, match=seen):
+        decode(None, path)
+
+
+def test_sound_above_full_scale_is_a_sound(tmp_path):
+    assert decode(None, float_wav(tmp_path / "loud.wav", np.full(1600, 4.0))).audio.max() == 4.0
+
+
+def test_a_file_that_cannot_be_read_has_a_cause(plain_mp4, tmp_path):
+    assert cause_of("/proc/self/mem", None) == "unreadable"  # a regular file whose first byte no process may read
+    locked = tmp_path / "locked.mp4"
+    locked.write_bytes(plain_mp4.read_bytes())
+    locked.chmod(0)
+    if not os.access(locked, os.R_OK):
+        assert cause_of(locked, "video") == "unreadable"
+    with pytest.raises(MediaError, match="unreadable: File name too long"):
+        probe("a" * 300 + ".mp4")
+
+
+def test_a_disk_that_fails_while_decoding_has_a_cause(plain_mp4):
+    """A stream whose end cannot be read: opening works, demuxing does not."""
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > self.getbuffer().nbytes // 4 and broken:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    broken = False
+    stream = Failing(plain_mp4.read_bytes())
+    decode(stream, "video")
+    broken = True
+    assert cause_of_stream(stream) in ("unreadable", "truncated")
+
+
+def cause_of_stream(stream) -> str:
+    with pytest.raises(MediaError) as caught:
+        decode(stream, "video")
+    return caught.value.cause
+
+
+@pytest.mark.parametrize(("first", "second"), [(25, 50), (50, 25)])
+@pytest.mark.parametrize("audio", ["aac", None])
+def test_time_stamps_that_restart_go_on(media, media_dir, first, second, audio):
+    """Recordings strung together; the header knows the end of the last one alone."""
+    parts = [media(f"part{n}{audio}.ts", frames=n, audio=audio) for n in (first, second)]
+    path = media_dir / f"strung{first}{audio}.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    found = decode(path, "video" if audio else None, MediaBudget(num_frames=15))
+    assert found.duration == pytest.approx(3.0, abs=0.25)
+    seen = [frame_index(image) for image in found.frames]
+    turn = next(i for i in range(1, 15) if seen[i] < seen[i - 1])
+    assert turn == pytest.approx(15 * first / 75, abs=1)
+    assert seen[0] <= 5 and seen[turn - 1] >= first - 6 and seen[turn] <= 6 and seen[-1] >= second - 6
+    if audio:
+        assert len(found.audio) / 16_000 == pytest.approx(3.0, abs=0.25)
+    short = decode(path, "video" if audio else None, MediaBudget(num_frames=4, max_seconds=0.5))
+    assert [frame_index(image) for image in short.frames] == sorted(frame_index(image) for image in short.frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("below.flv", {"audio": None}),  # its counter overflows: a leap of 24 days in the middle
+        ("below_sound.flv", {"rate": 44_100, "audio": "libmp3lame"}),
+        ("below.ts", {}),
+        ("below.mkv", {}),  # FFmpeg drops the pictures below 0 here, but not the sound
+    ],
+)
+def test_time_stamps_that_begin_below_zero(media, name, options):
+    path = media(name, begin=-1.0, muxer={"avoid_negative_ts": "disabled"}, **options)
+    found = decode(path, "video" if options.get("audio", "aac") else None, MediaBudget(num_frames=8))
+    assert found.duration == pytest.approx(2.0, abs=0.25)
+    seen = [frame_index(image) for image in found.frames]
+    assert seen == sorted(seen) and seen[-1] >= 40
+    if not name.endswith("mkv"):
+        assert seen[0] <= 5 and max(b - a for a, b in itertools.pairwise(seen)) <= 9
+    if found.audio is not None:
+        assert len(found.audio) / 16_000 == pytest.approx(2.0, abs=0.25)
+
+
+def test_intact_time_stamps_stay_as_they_are(media):
+    for name, options in {
+        "vfr.mp4": FORMATS["vfr.mp4"],
+        "intact.ts": {},
+        "gap.mkv": {"frames": 3, "times": [0, 1, 2500]},
+    }.items():
+        with av.open(str(media(name, **options))) as container:
+            plain = [(p.stream_index, p.pts, p.dts) for p in container.demux()]
+        with av.open(str(media(name, **options))) as container:
+            continuous = Continuous()
+            assert [(p.stream_index, p.pts, p.dts) for p in continuous(container.demux())] == plain
+        assert continuous.jumps == 0
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "live.mkv", "sound.wav"])
+def test_a_clip_says_that_it_was_cut(media, name):
+    options = {"plain.mp4": {}, "sound.wav": {"video": None, "audio": "pcm_s16le"}} | FORMATS
+    path = media(name, **options[name])
+    sources = (None, path) if name.endswith("wav") else (path, "video")
+    for limit, cut in ((0.5, True), (1.5, True), (2.0, False), (30.0, False)):
+        assert decode(*sources, MediaBudget(max_seconds=limit)).cut == cut
+        if name != "live.mkv":  # its header does not know
+            assert probe(path).is_cut(MediaBudget(max_seconds=limit)) == cut

@@ -8,10 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from mosear import predict
 from mosear.evaluation import metrics
 from mosear.evaluation.predictions import SCHEMA, PredictionRow, read_predictions, write_predictions
 from mosear.evaluation.summary import comparison_table, paired_differences, summarise, write_metrics
 from mosear.inference import late_fusion
+from mosear.runtime.predictor import Prediction
+from mosear.runtime.results import single_table
 
 LABELS = ["happy", "sad", "angry"]
 
@@ -134,7 +137,7 @@ def test_summary_is_the_metrics_per_subset():
         group = [r for r in rows if r.subset == subset]
         expected = metrics.score_subset([r.label for r in group], [r.prediction for r in group], LABELS)
         low, high = score["interval"]
-        assert score == expected | {"interval": [low, high]}
+        assert score == expected | {"quarantined": 0, "interval": [low, high]}
         assert low <= score["accuracy"] <= high
         accuracy[subset] = score["accuracy"]
     assert summary["conflict_mean"] == pytest.approx((accuracy["video_aligned"] + accuracy["audio_aligned"]) / 2)
@@ -218,3 +221,25 @@ def test_comparison_table_shows_every_subset_and_escapes_markup():
     for word in ("[red]odd", "video aligned", "audio aligned", "conflict mean", "gap", "zero-shot", "tuned"):
         assert word in text
     assert f"{100 * summary_of(after)['conflict_mean']:.1f}" in text
+
+
+def test_quarantined_clips_are_counted_apart_from_unparsed_answers():
+    reasons = [None, "no label", "bad media: truncated", "bad media: too_long", "scores are not finite"]
+    rows = [row(i, prediction=None if why else "happy", unparsed_reason=why) for i, why in enumerate(reasons)]
+    scores = summary_of(rows)["subsets"]["consistent"]
+    assert (scores["n"], scores["unparsed"], scores["quarantined"]) == (5, 2, 2)
+    assert scores["accuracy"] == 0.2, "all of them count as wrong"
+
+
+def test_brackets_in_names_are_no_markup():
+    name, labels = "a[/bold]b", [*LABELS, "[/red]"]
+    rows = [row(i, subset=name, label="[/red]", prediction="[/red]", benchmark=name) for i in range(3)]
+    found = summarise(rows, labels, benchmark=name, steering="none", seed=0, n_boot=50)
+    console = Console(width=200, record=True)
+    console.print(single_table(found))
+    console.print(comparison_table(found, found, rows, rows, n_boot=50))
+    prediction = Prediction("[/red]", {"[/red]": 1.0, "sad": 0.0}, {}, None, 0.1)
+    console.print(predict._table(prediction))
+    console.print(predict._lines([("c[/bold].mp4", prediction)] * 2))
+    shown = console.export_text()
+    assert shown.count("a[/bold]b") >= 4 and "[/red]" in shown and "c[/bold].mp4" in shown

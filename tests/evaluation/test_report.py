@@ -177,3 +177,19 @@ def test_steering_section_appears_with_its_numbers(tmp_path, measured):
     page = Page(html)
     assert ("heatmap" in html.split("</style>")[1]) == ('id="steering"' in html) == ("clips" in measured)
     assert "conflict score" not in page.words.lower()
+
+
+def test_a_distribution_that_is_not_finite_is_not_drawn(tmp_path):
+    """Files that earlier versions wrote may hold one."""
+    odd = replace(make_rows("tuned", 0.9)[3], distribution=[float("nan")] * 3, p_audio=[float("nan")] * 3)
+    html, _ = render(tmp_path, {"tuned": make_rows("tuned", 0.9)}, examples=[Example.from_rows({"tuned": odd})])
+    assert "nan%" not in html and "nan %" not in html
+
+
+def test_quarantined_clips_are_named_apart(tmp_path):
+    rows = make_rows("tuned", 0.9)
+    rows[0] = replace(rows[0], unparsed_reason="bad media: truncated")
+    html, _ = render(tmp_path, {"tuned": rows})
+    unread = sum(row.prediction is None for row in rows) - 1
+    assert f"{unread} of {len(rows) - 1} answers could not be read" in html
+    assert f"1 of {len(rows)} clips could not be used (quarantined)" in html and "+ 1 quarantined" in html

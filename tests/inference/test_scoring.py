@@ -13,6 +13,7 @@ from mosear.data.prompt import Prompt
 from mosear.data.sample import IGNORE, OmniBatch, Sample, collate
 from mosear.experts import gate_weights
 from mosear.experts.hooks import mose_hooks
+from mosear.inference.answerer import Answerer
 from mosear.inference.prompts import Prompts
 from mosear.inference.scoring import label_log_probs, label_pass
 from mosear.inference.unimodal import predictions_alone
@@ -271,3 +272,18 @@ def test_what_is_hidden_has_no_influence(backbone: OmniBackbone) -> None:
         for name, reading in after.items():
             moved = (reading - before[name]).abs().nan_to_num().max() > 1e-6
             assert moved == (name != modality), f"{name} after changing all but {modality}"
+
+
+# -- scores that are no numbers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["score", "generate"])
+def test_scores_that_are_not_finite_are_no_answer(backbone: OmniBackbone, method: str) -> None:
+    batch = make_batch(backbone, [("audio",), ("audio", "text")], prompt=PROMPT)
+    answerer = Answerer(backbone, PROMPT, method=method, max_new_tokens=2)
+    clean = answerer(batch)
+    sounds = [AudioInput(batch.media.audios[0].mel * float("nan")), batch.media.audios[1]]
+    broken, whole = answerer(replace(batch, media=MediaBatch([], sounds)))
+    assert (broken.label, broken.reason, broken.distribution) == (None, "scores are not finite", None)
+    assert broken.unimodal == {}
+    assert whole.distribution is not None and whole.label == clean[1].label

@@ -359,3 +359,16 @@ def test_bad_media_stop_the_run_by_default(setup: Callable[..., Setup], damaged:
     root, bad = damaged
     with pytest.raises(ValueError, match=rf"Clip '{bad[0]}': .*on_bad_media=quarantine"):
         predictions(setup(root=root))
+
+
+def test_scores_that_are_not_finite_count_as_wrong(setup: Callable[..., Setup]) -> None:
+    tuner, data = setup()
+    with torch.no_grad():
+        tuner.backbone.language_model.norm.weight.fill_(float("nan"))
+    rows = predictions((tuner, data))
+    assert {(row.prediction, row.unparsed_reason) for row in rows} == {(None, "scores are not finite")}
+    assert all(row.distribution is None and not row.correct for row in rows)
+    data.paths["val"] = data.paths["test"]
+    run = trainer(limit_val_batches=1.0)
+    run.validate(tuner, data, verbose=False)
+    assert float(run.callback_metrics["val/accuracy"]) == 0

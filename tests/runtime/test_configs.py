@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mosear.config.adapter_options import offer_adapters
 from mosear.config.validation import ConfigError
+from mosear.data.clip import Clip
+from mosear.data.manifest import write_manifest
 from mosear.runtime.checks import check_evaluation, check_training
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def own_files(tmp_path):
     """Values for what an option leaves to the user."""
     manifest = tmp_path / "m.parquet"
-    manifest.touch()
+    write_manifest([Clip(id="a", text="Oh.", label="sad")], manifest)
     benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}"]
     return {
         "backbone=checkpoint": ["backbone.name=/somewhere"],
@@ -258,3 +260,35 @@ def test_adapter_of_an_evaluation_is_a_directory_or_several(
     offer_adapters(arguments)
     for override, path in expected.items():
         assert composed("eval", override).adapter_path == path
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("clips", "expected"),
+    [
+        ([], "it has no clips"),
+        ([Clip(id="a", text="Oh.", label="bored ")], "labels outside data.prompt.labels: 'bored '"),
+        ([Clip(id="a", text="Oh.")], "1 clips have no label, e.g. 'a'"),
+        ([Clip(id="a", video="../a.mp4", label="sad")], "leads out of the root"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["debug=dry"]], ids=["run", "dry"])
+def test_manifests_are_checked_before_weights_load(tmp_path, split, clips, expected, more):
+    good = write_manifest([Clip(id="a", text="Oh.", label="sad")], tmp_path / "good.parquet")
+    bad = write_manifest(clips, tmp_path / "bad.parquet")
+    path = {"train": good, "val": good, "test": good} | {split: bad}
+    options = [f"data.train={path['train']}", f"data.val={path['val']}", "benchmark=manifest"]
+    options += ["data=manifest", f"benchmark.manifest={path['test']}", *more]
+    with pytest.raises(ConfigError) as error:
+        check("train", *options)
+    (problem,) = error.value.problems
+    assert problem.key == f"data.{split}" and expected in problem.message and "bad.parquet" in problem.message
+
+
+def test_a_rendered_corpus_is_not_checked_but_another_test_manifest_is(tmp_path):
+    bad = write_manifest([Clip(id="a", text="Oh.", label="bored")], tmp_path / "bad.parquet")
+    with pytest.raises(ConfigError, match="labels outside"):
+        check("train", "benchmark=manifest", f"benchmark.manifest={bad}", f"data_dir={tmp_path / 'data'}")
+    (tmp_path / "data" / "synthetic").mkdir(parents=True)
+    (tmp_path / "data" / "synthetic" / "val.parquet").write_bytes(b"rendered by an interrupted run")
+    check("train", f"data_dir={tmp_path / 'data'}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -194,7 +197,7 @@ def test_bad_clip_is_listed_and_counts_as_wrong(trained, data_dir, tmp_path):
     listed = [json.loads(line) for line in (tmp_path / "q" / "quarantine.jsonl").read_text().splitlines()]
     assert [entry["id"] for entry in listed] == [victim.stem]
     subset = json.loads((tmp_path / "q" / "metrics.json").read_text())["subsets"]["consistent"]
-    assert subset["n"] == 6 and subset["unparsed"] == 1
+    assert subset["n"] == 6 and subset["unparsed"] == 0 and subset["quarantined"] == 1
     row = next(row for row in read_predictions(tmp_path / "q" / "predictions.parquet")[0] if row.id == victim.stem)
     assert row.prediction is None and not row.correct and row.unparsed_reason.startswith("bad media")
 
@@ -240,3 +243,23 @@ def test_steered_evaluation_publishes_what_steering_did(data_dir, tmp_path):
     assert {row.target for row in judged} <= {"audio", "visual"}
     report = (tmp_path / "report.html").read_text()
     assert 'id="steering"' in report and "Conflict scores" in report
+
+
+def test_predict_refuses_a_sound_that_is_not_finite(tmp_path):
+    sound = tmp_path / "nan.wav"
+    samples = struct.pack("<16000f", *[math.nan] * 16000)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 16_000, 64_000, 4, 32)  # 3: float samples
+    data = form + struct.pack("<4sI", b"data", len(samples)) + samples
+    sound.write_bytes(struct.pack("<4sI4s", b"RIFF", 4 + len(data), b"WAVE") + data)
+    done = run("-m mosear.predict", str(sound), "--json", check=False)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "nan.wav: implausible_sound: 16000 of 16000 samples" in done.stderr
+
+
+def test_predict_says_that_a_long_file_was_cut(tmp_path):
+    sound = tmp_path / "long.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(struct.pack("<16000h", *range(-8000, 8000)) * 40)
+    assert json.loads(run("-m mosear.predict", str(sound), "--json").stdout)["cut_at"] == 30
+    assert "only the first 30 s were used" in run("-m mosear.predict", str(sound)).stdout

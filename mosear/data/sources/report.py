@@ -51,7 +51,7 @@ def print_summary(
     for (split, subset), labels in _cells(rows).items():
         named = [(label, count) for label, count in labels.most_common() if label is not None]
         text = ", ".join(f"{label} {count:,}" for label, count in named)
-        table.add_row(f"{split} / {subset}", f"{labels.total():,}", text)
+        table.add_row(Text(f"{split} / {subset}"), f"{labels.total():,}", Text(text))
     table.add_row("total", f"{len(rows):,}", "")
     table.add_section()
     for reason, ids in reading.dropped.items():

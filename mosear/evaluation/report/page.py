@@ -187,11 +187,15 @@ def _verdicts(
         sentences.insert(1 if CONFLICT_MEAN in differences else 0, control.sentence)
     unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
     clips = sum(subset["n"] for subset in lead["subsets"].values())
+    quarantined = sum(subset.get("quarantined", 0) for subset in lead["subsets"].values())
+    asked = clips - quarantined
     sentences.append(
-        f"{unparsed:,} of {clips:,} answers could not be read; they count as wrong."
+        f"{unparsed:,} of {asked:,} answers could not be read; they count as wrong."
         if unparsed
-        else f"All {clips:,} answers could be read."
+        else f"All {asked:,} answers could be read."
     )
+    if quarantined:
+        sentences.append(f"{quarantined:,} of {clips:,} clips could not be used (quarantined); they count as wrong.")
     return sentences
 
 
@@ -291,11 +295,9 @@ def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]
 
 
 def _defined(distributions: Mapping[str, Sequence[float] | None]) -> dict[str, Sequence[float]]:
-    """Those that are there and hold no NaN."""
+    """Those that are there and hold numbers alone."""
     return {
-        name: values
-        for name, values in distributions.items()
-        if values is not None and not any(map(math.isnan, values))
+        name: values for name, values in distributions.items() if values is not None and all(map(math.isfinite, values))
     }
 
 

@@ -1,0 +1,38 @@
+"""Manifests that cannot be trained or tested on, found before weights load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mosear.problems import Problem
+
+
+def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
+    """Rows, columns, ids and labels of every split that the run will read; rendered corpora are sound."""
+    from mosear.data.manifest import load_manifest
+    from mosear.data.rows import ManifestError
+    from mosear.data.splits import NO_CLIPS, check_split
+
+    rendered = None if cfg.data.get("prepare") is None else Path(cfg.data.prepare.root).absolute()
+    for key in ("train", "val", "test") if "resume" in cfg else ("test",):
+        path = cfg.data.get(key)
+        if path is None or not Path(path).is_file() or rendered in Path(path).absolute().parents:
+            continue
+        labels = None if key == "test" and _benchmark_asks(cfg) else list(cfg.data.prompt.labels)
+        subset = cfg.data.get("val_subset") if key == "val" else None
+        try:
+            manifest = load_manifest(path, root=cfg.data.get("root"), subset=subset)
+            if labels is not None or not len(manifest):
+                check_split(manifest, labels or [])
+        except ManifestError as error:
+            if labels is None and error.problems != [NO_CLIPS]:
+                continue  # its own rule reads this one
+            yield Problem(f"data.{key}", path, str(error), "Correct the manifest, or name another one.")
+
+
+def _benchmark_asks(cfg: DictConfig) -> bool:
+    """Does :func:`mosear.config.benchmark_rules.benchmark_clips_fit` look at the test clips?"""
+    return cfg.benchmark.get("split") is not None or bool(cfg.benchmark.get("metrics"))
