@@ -30,7 +30,10 @@ class MoSEModel(BaseTuner):
         self.family = family_with_separate_modalities(model, MoSEHooks.title, "Use adapter=lora for this backbone.")
         self._targets = resolve_targets(model, self.family, config)
         if getattr(model, ATTRIBUTE, None) is None:
-            setattr(model, ATTRIBUTE, MoSEHooks(model, self.family, self.peft_config))
+            setattr(model, ATTRIBUTE, MoSEHooks(model, self.family))
+        getattr(model, ATTRIBUTE).configs[adapter_name] = config
+        for layer in _layers(model):  # of an earlier adapter with this name
+            layer.forget(adapter_name)
         wanted = config.target_modules
         config.target_modules = list(self._targets)
         try:
@@ -77,6 +80,16 @@ class MoSEModel(BaseTuner):
             raise ValueError(f"MoSE runs one adapter at a time, not {len(adapter_name)} ({', '.join(adapter_name)}).")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter with its gates, which PEFT leaves in place: their name holds the method's prefix."""
+        active = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        getattr(self.model, ATTRIBUTE).configs.pop(adapter_name, None)
+        self.active_adapter = active or list(self.peft_config)[:1]
+        for layer in _layers(self.model):
+            layer.forget(adapter_name)
+            layer.set_adapter(self.active_adapter)
+
     def _check_merge_allowed(self) -> None:
         raise ValueError(MERGE)
 
@@ -89,3 +102,8 @@ class MoSEModel(BaseTuner):
             delattr(hooks.language_model.get_submodule(f"layers.{index}"), GATE)
         delattr(self.model, ATTRIBUTE)
         return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """Projections and gates."""
+    return [module for module in model.modules() if isinstance(module, MoSELayer)]
