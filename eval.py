@@ -36,9 +36,14 @@ def main(cfg: DictConfig) -> float | None:
         from mosear.planning.dry_run import report
 
         return report(cfg)
+    from mosear.runtime.adapter_files import AdapterError
     from mosear.runtime.flows import evaluate
 
-    return evaluate(cfg)["conflict_mean"]
+    try:
+        return evaluate(cfg)["conflict_mean"]
+    except AdapterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from peft import PeftModel
 
+from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.identity import identity, save_identity
 from mosear.backbones.partitioned import whole
 from mosear.callbacks.base import RunCallback
 
@@ -52,14 +55,18 @@ class AdapterCheckpoint(RunCallback):
         """Write next to the target, then swap: a reader never sees half an adapter. All processes call it."""
         network = pl_module.network
         assert isinstance(network, PeftModel), "only adapters are saved; the backbone is frozen"
+        backbone = getattr(pl_module, "backbone", None)
+        assert isinstance(backbone, OmniBackbone), "adapters are trained on a backbone"
+        found = identity(backbone)
         with whole(parameter for parameter in network.parameters() if parameter.requires_grad):
             if trainer.is_global_zero:
-                self._write(network)
+                self._write(network, backbone.name, found)
 
-    def _write(self, network: PeftModel) -> None:
+    def _write(self, network: PeftModel, name: str, found: Mapping[str, Any]) -> None:
         staging = self.directory.with_name(self.directory.name + ".new")
         shutil.rmtree(staging, ignore_errors=True)
         network.save_pretrained(staging)
+        save_identity(staging, name, found)
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         old = self.directory.with_name(self.directory.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

@@ -56,6 +56,7 @@ def test_run_directory_is_complete(trained):
     assert sorted(path.name for path in (run_dir / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "mosear.json",
     ]
     assert any((run_dir / "checkpoints").iterdir())
 
