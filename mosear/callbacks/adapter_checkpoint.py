@@ -16,6 +16,20 @@ from mosear.backbones.identity import identity, save_identity
 from mosear.backbones.partitioned import whole
 from mosear.callbacks.base import RunCallback
 
+README = """\
+# {method} adapter of {backbone}
+
+    import mosear                                       # PEFT then knows MoSE; a plain LoRA needs peft alone
+    from mosear.backbones import load_backbone
+    from peft import PeftModel
+
+    backbone = load_backbone("{backbone}")
+    model = PeftModel.from_pretrained(backbone.model, "THIS DIRECTORY").eval()
+
+`python -m mosear predict CLIP --adapter THIS DIRECTORY` needs the run's `config.yaml` beside this directory as well.
+`mosear.json` says which backbone the adapter belongs to.
+"""
+
 
 class AdapterCheckpoint(RunCallback):
     """Keeps ``directory`` at the chosen adapter: loads with plain ``PeftModel.from_pretrained``.
@@ -67,7 +81,9 @@ class AdapterCheckpoint(RunCallback):
         shutil.rmtree(staging, ignore_errors=True)
         network.save_pretrained(staging)
         save_identity(staging, name, found)
-        (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        method = getattr(network.peft_config["default"].peft_type, "value", None)
+        text = README.format(method=method, backbone=name)  # instead of PEFT's empty model card
+        (staging / "README.md").write_text(text, encoding="utf-8")
         old = self.directory.with_name(self.directory.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.directory.exists():

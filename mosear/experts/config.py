@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Literal
 
 from peft import PeftConfig
 
-METHOD = "MOSE"
-"""Our entry in PEFT's tables. A plain string: PEFT's enum of method types is closed, its tables are not."""
+
+class MethodName(str):
+    """A string that has what PEFT and transformers ask members of PEFT's enum for."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The plain string."""
+        return self[:]
+
+    name = value
+
+    def __str__(self) -> str:
+        return f"PeftType.{self[:]}"  # PEFT takes the part behind the dot
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+
+METHOD = MethodName("MOSE")
+"""Our entry in PEFT's tables. A string: PEFT's enum of method types is closed, its tables are not."""
 
 
 @dataclass
@@ -35,6 +55,8 @@ class MoSEConfig(PeftConfig):
             processes, which lets samples differ as long as they balance.
         load_balance_weight: of the token router's imbalance over the K experts in the loss.
         modality_dropout: probability with which a training clip with video and audio loses one of them for a step.
+        bias: only ``none``: the backbone stays frozen.
+        modules_to_save: only ``None``, for the same reason.
     """
 
     r: int = 16
@@ -53,8 +75,10 @@ class MoSEConfig(PeftConfig):
     load_balance_weight: float = 0.0
     modality_dropout: float = 0.0
     peft_type: str | None = field(default=METHOD, init=True)
+    bias: InitVar[str] = "none"
+    modules_to_save: InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, bias: str, modules_to_save: Any) -> None:  # type: ignore[override,unused-ignore]
         super().__post_init__()
         self.peft_type = METHOD
         problems = [
@@ -75,6 +99,10 @@ class MoSEConfig(PeftConfig):
             problems.append(f"alpha={self.alpha!r} must be positive")
         if not self.target_modules:
             problems.append(f"target_modules={self.target_modules!r} must name something; 'all-linear' is the default")
+        if bias != "none":
+            problems.append(f"bias={bias!r} must be 'none': MoSE trains no weight of the backbone")
+        if modules_to_save:
+            problems.append(f"modules_to_save={modules_to_save!r} must be None: MoSE trains no weight of the backbone")
         if problems:
             raise ValueError("MoSEConfig: " + "; ".join(problems) + ".")
 
