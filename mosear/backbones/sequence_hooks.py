@@ -30,6 +30,10 @@ NO_ROLES = (
     "{title} cannot tell which token carries which modality: this pass has embeddings but no input ids (or a mask that "
     "is not [B, L]). Wrap it in `with mosear.backbones.sequence_state(model, roles=..., prompt_mask=...):`."
 )
+STATIC = (
+    "{title} cannot read this prompt: with a static KV cache, generate() hands over a mask that no longer says which "
+    "tokens are padding. Leave out cache_implementation='static'; the default (dynamic) cache works."
+)
 CHUNKED = (
     "A pass with {length} new tokens on a filled KV cache looks like chunked prefill, which {title} refuses: it needs "
     "the whole prompt in one pass. Drop prefill_chunk_size. If these are answer tokens, wrap prompt and answer passes "
@@ -70,7 +74,8 @@ class PassCall:
         """
         found = self.state.described(self._derived, self.batch, self.length)
         if found is None:
-            raise ValueError(NO_ROLES.format(title=title))
+            static = getattr(self.given.get("past_key_values"), "is_compileable", False)
+            raise ValueError((STATIC if static else NO_ROLES).format(title=title))
         return found
 
 

@@ -175,6 +175,13 @@ def test_generate_without_a_cache_keeps_the_answer_out_of_the_gate(qwen25: OmniB
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), **TOLERANCE)
 
 
+def test_a_static_cache_is_named(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25)
+    inputs = make_batch(own, [("text",)]).model_inputs()
+    with pytest.raises(ValueError, match="with a static KV cache"):
+        model.generate(**inputs, max_new_tokens=2, do_sample=False, cache_implementation="static")
+
+
 @torch.no_grad()
 def test_unloading_gives_generate_back(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25)
