@@ -149,6 +149,7 @@ RANKS = {
     "files": 0,
     "moved": 0,
     "problems": 0,
+    "registration": 0,
     "roles": 0,
     "settings": 0,
     "tensor_buffer": 0,

@@ -61,6 +61,8 @@ class SequenceState:
         hidden: ``[B, L]`` bool, True on tokens that are invisible to all others; they count as padding here.
         transcript: ``[B, L]`` bool, True on tokens of the transcript, which roles do not tell from other text.
         quiet: an auxiliary pass, of which observers are not told.
+        prompt_length: where the answer begins, for passes that read the prompt and a growing answer; instead of
+            ``prompt_mask``.
 
     Attributes:
         records: by listener, what it kept of the last pass that read prompts.
@@ -73,13 +75,14 @@ class SequenceState:
         hidden: Tensor | None = None,
         transcript: Tensor | None = None,
         quiet: bool = False,
+        prompt_length: int | None = None,
     ) -> None:
         given = {"roles": roles, "prompt_mask": prompt_mask, "hidden": hidden, "transcript": transcript}
         shapes = {tuple(t.shape) for t in given.values() if t is not None}
         if len(shapes) > 1:
             raise ValueError(f"{', '.join(given)} must have one shape [B, L]; these have {sorted(shapes)}.")
         self.roles, self.prompt_mask, self.hidden, self.transcript = roles, prompt_mask, hidden, transcript
-        self.quiet = quiet
+        self.quiet, self.prompt_length = quiet, prompt_length
         self.records: dict[str, PassRecord] = {}
 
     def described(self, derived_roles: Tensor | None, batch: int, length: int) -> tuple[Tensor, Tensor] | None:
@@ -97,10 +100,12 @@ class SequenceState:
                 raise ValueError(
                     f"The state's {name} describe {tuple(tensor.shape)} tokens, but the pass that starts the sequences "
                     f"has {(batch, length)}. Gate and steering read the whole prompt at once: run it in one pass (no "
-                    "prefill_chunk_size) and open the state with tensors of exactly that input."
+                    "prefill_chunk_size, no use_cache=False) and open the state with tensors of exactly that input."
                 )
         roles = _rows(roles, batch)
         prompt = torch.ones_like(roles, dtype=torch.bool) if self.prompt_mask is None else self.prompt_mask.bool()
+        if self.prompt_length is not None:
+            prompt = prompt & (torch.arange(length, device=prompt.device) < self.prompt_length)
         if self.hidden is not None:
             roles = roles.masked_fill(_rows(self.hidden.bool(), batch), int(TokenRole.PAD))
         return roles, _rows(prompt, batch)
@@ -144,6 +149,7 @@ def sequence_state(
     hidden: Tensor | None = None,
     transcript: Tensor | None = None,
     quiet: bool = False,
+    prompt_length: int | None = None,
 ) -> Iterator[SequenceState]:
     """Open a state for the passes of a block. The innermost applies; MoSE layers and steering sessions read it.
 
@@ -154,8 +160,9 @@ def sequence_state(
         hidden: see :class:`SequenceState`.
         transcript: see :class:`SequenceState`.
         quiet: see :class:`SequenceState`.
+        prompt_length: see :class:`SequenceState`.
     """
-    state = SequenceState(roles, prompt_mask, hidden, transcript, quiet)
+    state = SequenceState(roles, prompt_mask, hidden, transcript, quiet, prompt_length)
     states = open_states(thinker_of(model))
     states.append(state)
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import InitVar, dataclass, field
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from peft import PeftConfig
@@ -13,8 +13,28 @@ from mosear.settings import AtLeastOne, NotNegative, Positive, check
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
 
-METHOD = "MOSE"
-"""Our entry in PEFT's tables. A plain string: PEFT's enum of method types is closed, its tables are not."""
+
+class MethodName(str):
+    """A string that has what PEFT and transformers ask members of PEFT's enum for."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The plain string."""
+        return self[:]
+
+    name = value
+
+    def __str__(self) -> str:
+        return f"PeftType.{self[:]}"  # PEFT takes the part behind the dot
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+
+METHOD = MethodName("MOSE")
+"""Our entry in PEFT's tables. A string: PEFT's enum of method types is closed, its tables are not."""
 
 
 @dataclass
@@ -40,6 +60,8 @@ class MoSEConfig(PeftConfig):
             processes, which lets samples differ as long as they balance.
         load_balance_weight: of the token router's imbalance over the K experts in the loss.
         modality_dropout: probability with which a training clip with video and audio loses one of them for a step.
+        bias: only ``none``: the backbone stays frozen.
+        modules_to_save: only ``None``, for the same reason.
     """
 
     r: AtLeastOne = 16
@@ -58,17 +80,27 @@ class MoSEConfig(PeftConfig):
     load_balance_weight: NotNegative = 0.0
     modality_dropout: Share = 0.0
     peft_type: str | None = field(default=METHOD, init=True)
+    bias: InitVar[str] = "none"
+    modules_to_save: InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, bias: str, modules_to_save: Any) -> None:  # type: ignore[override,unused-ignore]
         super().__post_init__()
         self.peft_type = METHOD
+        self._refused = []
+        if bias != "none":
+            self._refused.append(f"bias={bias!r} must be 'none': MoSE trains no weight of the backbone")
+        if modules_to_save:
+            self._refused.append(
+                f"modules_to_save={modules_to_save!r} must be None: MoSE trains no weight of the backbone"
+            )
         check(self)
 
     def further_problems(self) -> list[str]:
-        """Nothing to adapt."""
+        """Nothing to adapt, or weights of the backbone."""
         if self.target_modules:
-            return []
-        return [f"target_modules={self.target_modules!r} must name something; 'all-linear' is the default"]
+            return self._refused
+        named = f"target_modules={self.target_modules!r} must name something; 'all-linear' is the default"
+        return [*self._refused, named]
 
     @property
     def regulariser_weights(self) -> Mapping[str, float]:

@@ -46,6 +46,11 @@ class MoSEGate(nn.Module, MoSELayer):
                 torch.zeros(len(GROUPS), 2 * self.hidden_size, device=self.device, dtype=torch.float32)
             )
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """PEFT asks for it after loading with ``low_cpu_mem_usage``; a gate has no base layer, and stays in fp32."""
+        if adapter_name in self.mose_W and not (weight := self.mose_W[adapter_name]).is_meta:
+            weight.data = weight.data.to(device or self.device, torch.float32)
+
     def forward(self, hidden: Tensor, pooling: Tensor) -> Tensor:
         """Gate weights.
 

@@ -52,9 +52,9 @@ class MoSEHooks(PassListener):
     Args:
         model: the thinker.
         family: knows where the language model sits.
-        configs: the adapters' settings by name, PEFT's own dictionary.
 
     Attributes:
+        configs: the adapters' settings by name. Not PEFT's own dictionary: a second ``get_peft_model`` makes a new one.
         observers: told of the state after each pass that read prompts.
     """
 
@@ -62,8 +62,8 @@ class MoSEHooks(PassListener):
     title: ClassVar[str] = "MoSE"
     lost: ClassVar[str] = NO_GATE_WEIGHTS
 
-    def __init__(self, model: nn.Module, family: OmniFamily, configs: dict[str, MoSEConfig]) -> None:
-        self.configs = configs
+    def __init__(self, model: nn.Module, family: OmniFamily) -> None:
+        self.configs: dict[str, MoSEConfig] = {}
         self.language_model = model.get_submodule(family.language_model_path)
         self.gates: dict[int, MoSEGate] = {}
         self.observers: list[Callable[[SequenceState], None]] = []

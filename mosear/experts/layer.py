@@ -52,6 +52,12 @@ class MoSELayer(BaseTunerLayer):
             return None
         return self.active_adapters[0]
 
+    def forget(self, adapter_name: str) -> None:
+        """Drop everything that belongs to an adapter; which one is active does not change."""
+        for attribute in (*self.adapter_layer_names, *self.other_param_names):
+            if adapter_name in (held := getattr(self, attribute)):
+                del held[adapter_name]
+
     def merge(self, *args: Any, **kwargs: Any) -> None:
         """Never possible."""
         raise ValueError(MERGE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -26,11 +29,15 @@ class MoSEModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Resolve the targets ourselves (PEFT's ``all-linear`` means the towers as well), then let PEFT inject."""
+        _refuse_loader_of_transformers()
         config: MoSEConfig = self.peft_config[adapter_name]
         self.family = family_with_separate_modalities(model, MoSEHooks.title, "Use adapter=lora for this backbone.")
         self._targets = resolve_targets(model, self.family, config)
         if getattr(model, ATTRIBUTE, None) is None:
-            setattr(model, ATTRIBUTE, MoSEHooks(model, self.family, self.peft_config))
+            setattr(model, ATTRIBUTE, MoSEHooks(model, self.family))
+        getattr(model, ATTRIBUTE).configs[adapter_name] = config
+        for layer in _layers(model):  # of an earlier adapter with this name
+            layer.forget(adapter_name)
         wanted = config.target_modules
         config.target_modules = list(self._targets)
         try:
@@ -77,6 +84,33 @@ class MoSEModel(BaseTuner):
             raise ValueError(f"MoSE runs one adapter at a time, not {len(adapter_name)} ({', '.join(adapter_name)}).")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT opens it around every forward and generate, with their arguments."""
+        if (names := kwargs.get("adapter_names")) is not None:
+            raise ValueError(
+                f"adapter_names={names!r}: MoSE runs one adapter for the whole batch. Choose it with set_adapter, "
+                "or use disable_adapter() for the backbone alone, and run a batch per adapter."
+            )
+        yield
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Never possible."""
+        raise ValueError(
+            "MoSE adapters cannot be combined by add_weighted_adapter: each has a gate of its own, and the sum of two "
+            "gated updates is no gated update. Load them side by side and choose one with set_adapter."
+        )
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter with its gates, which PEFT leaves in place: their name holds the method's prefix."""
+        active = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        getattr(self.model, ATTRIBUTE).configs.pop(adapter_name, None)
+        self.active_adapter = active or list(self.peft_config)[:1]
+        for layer in _layers(self.model):
+            layer.forget(adapter_name)
+            layer.set_adapter(self.active_adapter)
+
     def _check_merge_allowed(self) -> None:
         raise ValueError(MERGE)
 
@@ -89,3 +123,27 @@ class MoSEModel(BaseTuner):
             delattr(hooks.language_model.get_submodule(f"layers.{index}"), GATE)
         delattr(self.model, ATTRIBUTE)
         return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """Projections and gates."""
+    return [module for module in model.modules() if isinstance(module, MoSELayer)]
+
+
+def _refuse_loader_of_transformers() -> None:
+    """transformers renames tensors by a method's prefix, which a gate's own name holds: it would leave gates out.
+
+    Raises:
+        ValueError: inside ``load_adapter`` of a transformers model.
+    """
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == (
+            "transformers.integrations.peft",
+            "load_adapter",
+        ):
+            raise ValueError(
+                "load_adapter of transformers cannot load the gates of a MoSE adapter. Use "
+                "peft.PeftModel.from_pretrained(model, directory), or load_adapter of the PeftModel it returns."
+            )

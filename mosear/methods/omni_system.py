@@ -14,6 +14,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
+from mosear.backbones.identity import identity
 from mosear.backbones.partitioned import shape_of, whole
 from mosear.data.batches import split_media
 from mosear.data.clip import Clip
@@ -26,6 +27,7 @@ from mosear.evaluation.contribution_passes import clip_values
 from mosear.evaluation.predictions import BAD_MEDIA, PredictionRow
 from mosear.evaluation.report import LineChart
 from mosear.inference.answerer import Answer, Answerer
+from mosear.methods.adapter_directory import save_adapter
 from mosear.methods.base import Method
 from mosear.methods.optim import Tuning, build_optimiser, build_schedule
 from mosear.methods.processes import gathered, rank, world_size
@@ -116,10 +118,10 @@ class OmniSystem(System):
     def save(self, directory: Path, *, write: bool = True) -> None:
         """The adapter, in PEFT's own format."""
         assert isinstance(self.network, PeftModel), "only adapters are saved; the backbone is frozen"
+        found = identity(self.backbone)
         with whole(parameter for parameter in self.network.parameters() if parameter.requires_grad):
             if write:
-                self.network.save_pretrained(str(directory))
-                (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+                save_adapter(self.network, self.backbone.name, found, directory)
 
     def restore(self, directory: Path) -> None:
         """The saved adapter (the best on validation data), so that eval.py finds the same numbers."""

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from peft import PeftModel
 
 from mosear.backbones.devices import chosen_device, device_problems
+from mosear.backbones.identity import FILE as IDENTITY
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.bootstrap import paired_difference
 from mosear.evaluation.predictions import PredictionRow
@@ -132,6 +133,8 @@ def export_lora(export: Export) -> dict[str, Any]:
     rows["base"] = scorer(bare, "base")
     with replaced(export.target) as directory:
         fits[export.fit].save(directory)
+        if (export.adapter / IDENTITY).is_file():
+            shutil.copyfile(export.adapter / IDENTITY, directory / IDENTITY)
         network = PeftModel.from_pretrained(bare, str(directory)).eval()
         check_placement(network, fits[export.fit])
         rows["lora"] = scorer(network, "lora")

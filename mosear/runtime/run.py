@@ -92,12 +92,17 @@ class Run:
         options = _settings(self.cfg.backbone)
         options.update({"name": source or self.name} | ({} if device is None else {"device": device}))
         loaded = load_backbone(**options)
-        loaded.name = self.name
+        if source is not None and Path(source).expanduser().is_dir():
+            loaded.name = self.name  # a copy of it lies there; the adapter says whether that is so
         return loaded
 
     def network(self, backbone: OmniBackbone) -> nn.Module:
         """The PEFT model around the backbone, or the bare backbone's model."""
-        return backbone.model if self.adapter is None else load_adapter(backbone, self.adapter)
+        if self.adapter is None:
+            return backbone.model
+        network = load_adapter(backbone, self.adapter)
+        backbone.name = self.name
+        return network
 
     def data(self, backbone: OmniBackbone, **changes: Any) -> ClipDataModule:
         """Its clips and their question.

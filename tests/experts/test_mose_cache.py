@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.labels import LabelTrie
@@ -22,6 +22,7 @@ from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 LABELS = ("happy", "happy for you", "sad")
 PROMPT = Prompt(labels=LABELS)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+KEYWORD = ("keyword", "thinker")
 
 
 def step(backbone: OmniBackbone, batch: OmniBatch, column: int, cache: DynamicCache) -> Tensor:
@@ -153,6 +154,40 @@ def test_generate_of_transformers(backbone: OmniBackbone, beams: int, stated: bo
         tokenizer = own.processor.tokenizer
         ids = {"end_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
         assert generation.generate(own, batch, max_new_tokens=4, **ids).ids.equal(together)
+
+
+@pytest.mark.parametrize("by", ["keyword", "config", "default", "thinker"])
+@torch.no_grad()
+def test_generate_without_a_cache_keeps_the_answer_out_of_the_gate(qwen25: OmniBackbone, by: str) -> None:
+    own, model = adapted(qwen25)
+    inputs = make_batch(own, [("text",), ("text",), ("text",)]).model_inputs()
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    report = {"return_dict_in_generate": True, "output_logits": True}
+    expected = model.generate(**inputs, **options, **report)
+    ids = inputs.pop("input_ids")
+    asked = model if by != "thinker" else own.model
+    if by == "default":
+        own.model.generation_config.use_cache = False
+    elif by == "config":
+        options["generation_config"] = GenerationConfig(use_cache=False, **options)
+    found = asked.generate(ids, **inputs, **options, **report, **({"use_cache": False} if by in KEYWORD else {}))
+    assert found.past_key_values is None and found.sequences.equal(expected.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), **TOLERANCE)
+
+
+def test_a_static_cache_is_named(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25)
+    inputs = make_batch(own, [("text",)]).model_inputs()
+    with pytest.raises(ValueError, match="with a static KV cache"):
+        model.generate(**inputs, max_new_tokens=2, do_sample=False, cache_implementation="static")
+
+
+@torch.no_grad()
+def test_unloading_gives_generate_back(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25)
+    twin = deepcopy(own.model)
+    assert twin.generate.__self__ is twin
+    assert "generate" not in vars(model.unload())
 
 
 @pytest.mark.parametrize("hide", [(), ("audio",), ("visual", "text")], ids="+".join)

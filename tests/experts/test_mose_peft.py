@@ -114,6 +114,50 @@ def test_two_adapters_one_active(qwen25: OmniBackbone) -> None:
     assert torch.equal(logits(model, own), first)
 
 
+# -- adapters that come and go ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", ["learned", "uniform"])
+def test_a_deleted_adapter_leaves_nothing_behind(qwen25: OmniBackbone, gate: str) -> None:
+    own, model = adapted(qwen25, gate=gate, experts_per_group=2)
+    model.delete_adapter("default")
+    assert not [name for name in model.state_dict() if "mose_" in name]
+    assert mose_hooks(own.model).configs == {} and torch.equal(logits(own.model, own), logits(qwen25.model, qwen25))
+    model.add_adapter("default", MoSEConfig(r=3, alpha=6))
+    model.set_adapter("default")
+    gates = [value for name, value in model.state_dict().items() if "mose_W" in name]
+    assert gates and not any(value.any() for value in gates)
+    assert torch.equal(logits(model, own), logits(qwen25.model, qwen25))
+
+
+def test_deleting_the_active_adapter_activates_another_everywhere(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25)
+    model.add_adapter("second", MoSEConfig(r=3, target_modules=["o_proj"], layers_to_transform=[2]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".second" in name or name.endswith("second"):
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.set_adapter("second")
+    expected = logits(model, own)
+    model.set_adapter("default")
+    model.delete_adapter("default")
+    assert model.active_adapters == ["second"] and torch.equal(logits(model, own), expected)
+    assert all(gate.active_name() == "second" for gate in mose_hooks(model).gates.values())
+
+
+@pytest.mark.filterwarnings(
+    "ignore:You are trying to modify a model with PEFT for a second time", "ignore:Already found"
+)
+def test_a_second_get_peft_model_starts_anew(qwen25: OmniBackbone) -> None:
+    own, _ = adapted(qwen25, experts_per_group=2)
+    again = peft.get_peft_model(own.model, MoSEConfig(r=5, gate_norm=True, target_modules=["q_proj"])).eval()
+    state = {name for name in again.state_dict() if ".mose_" in name}
+    assert not any("mose_R" in name or "k_proj" in name for name in state)
+    assert torch.equal(logits(again, own), logits(qwen25.model, qwen25))
+    assert mose_hooks(again).active_config() is again.peft_config["default"]
+    assert all(gate.normalised == {"default": True} for gate in mose_hooks(again).gates.values())
+
+
 # -- targets -------------------------------------------------------------------------------------------------------
 
 
