@@ -290,7 +290,7 @@ def test_what_does_not_fit_a_model() -> None:
 
 
 def test_sequences_of_policies_are_checked() -> None:
-    with pytest.raises(ValueError, match="one Chase"):
+    with pytest.raises(ValueError, match="Chase and Chase each decide about every clip"):
         Policies([Chase(), Policies([Chase()])])
     with pytest.raises(ValueError, match=r"policies=\[\] must hold at least 1"):
         Policies([])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mosear.settings import settings
 from mosear.steering.policies.base import AttentionView, Edit, Policy, modality_mass
-from mosear.steering.policies.chase import Chase
 from mosear.steering.policies.detection import Detection
 
 
@@ -21,16 +20,17 @@ class Policies(Policy):
     """Each policy edits what the one before has left: ``p -> p' -> p''``.
 
     Attributes:
-        policies: in order; at most one of them decides about clips (has a :attr:`detection`, as :class:`Chase` does).
+        policies: in order; at most one of them decides about clips (has a :attr:`detection`, as CHASE does).
     """
 
     policies: Annotated[Sequence[Policy], MinLen(1), "to steer nothing, leave steering off"]
 
     def further_problems(self) -> list[str]:
-        """More than one direction per clip."""
-        if sum(isinstance(step, Chase) for step in self.steps) > 1:
-            return ["there may be one Chase, for a session decides on one direction per clip"]
-        return []
+        """More than one that decides."""
+        deciding = [type(step).__name__ for step in self.steps if step.detection is not None]
+        if len(deciding) < 2:
+            return []
+        return [f"{' and '.join(deciding)} each decide about every clip, but a session makes one decision; use one"]
 
     @property
     def steps(self) -> tuple[Policy, ...]:
@@ -43,14 +43,8 @@ class Policies(Policy):
         return next((found for step in self.steps if (found := step.detection) is not None), None)
 
     def problems(self, layers: int, heads: int) -> list[str]:
-        """Those of each, and more than one that decides."""
-        found = [problem for step in self.steps for problem in step.problems(layers, heads)]
-        deciding = [type(step).__name__ for step in self.steps if step.detection is not None]
-        if len(deciding) > 1:
-            found.append(
-                f"{' and '.join(deciding)} each decide about every clip, but a session makes one decision; use one"
-            )
-        return found
+        """Those of each."""
+        return [problem for step in self.steps for problem in step.problems(layers, heads)]
 
     def acts_in(self, layer: int) -> bool:
         """If any does."""
