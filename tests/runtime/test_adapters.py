@@ -205,6 +205,7 @@ def test_commands_end_with_a_sentence(tmp_path: Path) -> None:
         assert "The weights in" in done.stderr and "are not in the file" in done.stderr
 
 
+@pytest.mark.slow
 def test_predict_with_another_backbone(tmp_path: Path) -> None:
     run = Path(shutil.copytree(EARLIER, tmp_path / "run"))
     done = predict(run, "--backbone", "tiny-omni-balanced")

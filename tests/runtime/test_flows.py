@@ -138,6 +138,7 @@ def test_predict_answers_for_one_clip(trained, data_dir):
     assert "all together" in run("-m mosear.predict", str(clip)).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["test", "manifest"])
 def test_predict_and_eval_agree_on_clips_of_one_s_own(data, trained, data_dir, tmp_path):
     """The question, the budgets and the limits are those of the run, whichever data an evaluation names."""
@@ -157,6 +158,7 @@ def test_predict_and_eval_agree_on_clips_of_one_s_own(data, trained, data_dir, t
         assert answer.conflict is not None
 
 
+@pytest.mark.slow
 def test_a_transcript_that_is_too_long_names_the_limit_of_the_run(trained, data_dir):
     clip = next((data_dir / "synthetic" / "clips" / "test").glob("test_consistent_*.mp4"))
     with pytest.raises(ValueError, match=r"its run allows \(data\.max_tokens\) 2048\. Shorten the transcript") as found:
@@ -259,6 +261,7 @@ def test_predict_refuses_a_sound_that_is_not_finite(tmp_path):
     assert "nan.wav: implausible_sound: 16000 of 16000 samples" in done.stderr
 
 
+@pytest.mark.slow
 def test_predict_says_that_a_long_file_was_cut(tmp_path):
     sound = tmp_path / "long.wav"
     with wave.open(str(sound), "wb") as file:
