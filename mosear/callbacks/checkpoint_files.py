@@ -12,7 +12,6 @@ swept away when the next checkpoint is begun; only one run may write to a direct
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from mosear.files import sha256_of
 
 FORMAT = 1
 COMPLETE, STATE, CSV_LOG = "COMPLETE", "state.ckpt", "metrics.csv"
@@ -85,7 +86,7 @@ def commit(staging: Path, **about: Any) -> Path:
     Returns:
         The finished checkpoint.
     """
-    files = {name: {"bytes": path.stat().st_size, "sha256": digest(path)} for name, path in _content(staging)}
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in _content(staging)}
     note = {"format": FORMAT, **asdict(Note(**about, files=files))}
     with (staging / COMPLETE).open("w", encoding="utf-8") as file:
         json.dump(note, file, indent=1)
@@ -107,12 +108,6 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(directory: Path) -> None:
@@ -191,7 +186,7 @@ def verify(directory: Path, note: Note) -> None:
             trouble = "is missing"
         elif (size := path.stat().st_size) != expected["bytes"]:
             trouble = f"has {size} bytes instead of {expected['bytes']}"
-        elif digest(path) != expected["sha256"]:
+        elif sha256_of(path) != expected["sha256"]:
             trouble = "has another SHA-256 than when it was written"
         else:
             continue

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mosear.config.foreign import OWN, without_code
+from mosear.evaluation.runs import CONFIG, RunFiles
 from mosear.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,10 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
                 remedy = "Give the directory of a run that train.py finished, or adapter=DIR for an adapter alone."
                 raise ConfigError([Problem("run", cfg.run, "there is no adapter/ with an adapter_config.json", remedy)])
             cfg.adapter_path = str(Path(cfg.run) / "adapter")
-        path = None if cfg.adapter_path is None else Path(cfg.adapter_path).parent / "config.yaml"
+        path = None if cfg.adapter_path is None else Path(cfg.adapter_path).parent / CONFIG
         if path is None or not path.is_file():
             return cfg
-        saved = OmegaConf.load(path)
-        assert isinstance(saved, DictConfig)
+        saved = RunFiles(path.parent).config
         set_here = [override.partition("=")[0].lstrip("+~") for override in overrides]
         without_code(saved, path, keys=[key for key in TAKEN if key in OWN and key not in set_here], ours=set_here)
         for key in TAKEN:

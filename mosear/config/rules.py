@@ -69,19 +69,19 @@ def steering_fits(cfg: DictConfig) -> Iterator[Problem]:
 
 def calibration_fits(cfg: DictConfig) -> Iterator[Problem]:
     """Settings that were calibrated on an adapter mean nothing to another one, or to the bare backbone."""
-    from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+    from mosear.steering.settings import SteeringSettings
 
     path, adapter = cfg.steering.get("settings"), cfg.get("adapter_path")
     if path is None or (adapter is not None and not (Path(adapter) / "adapter_model.safetensors").is_file()):
         return
     try:
-        own = SteeringSettings.load(path).adapter
+        found = SteeringSettings.load(path)
     except ValueError:
         return  # steering_fits says why
-    if own is not None and own != (None if adapter is None else adapter_fingerprint(Path(adapter))):
+    if not found.fits(None if adapter is None else Path(adapter)):
         yield Problem(
             "steering.settings", path,
-            f"calibrated on an adapter (SHA-256 {own[:12]}...) that is not adapter={adapter or 'none'}",
+            f"calibrated on an adapter (SHA-256 {str(found.adapter)[:12]}...) that is not adapter={adapter or 'none'}",
             "Give that adapter, or calibrate again: python -m mosear calibrate --adapter RUN/adapter.",
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ cache, so that many workers share one copy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from mosear.data.clip import COLUMNS, Clip, describe_columns
 from mosear.data.columns import sound_table
 from mosear.data.rows import ManifestError, manifest_kind, read_rows
-from mosear.files import written_atomically
+from mosear.files import sha256_of, written_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -156,8 +155,7 @@ def load_manifest(
     if not path.is_file():
         raise ManifestError(str(path), ["no such file"])
     root = Path(root if root is not None else path.parent).resolve()
-    with open(path, "rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    fingerprint = sha256_of(path)
     table = sound_table(path, SCHEMA, str(root))
     if table is None:
         checker = _RowChecker(root)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from mosear.data.clip import Clip
 from mosear.data.manifest import Manifest
+from mosear.files import content_hash
 
 
 def with_same_media(ours: Manifest, theirs: Manifest) -> list[tuple[Clip, Clip]]:
@@ -26,22 +25,10 @@ def with_same_media(ours: Manifest, theirs: Manifest) -> list[tuple[Clip, Clip]]
         if clip.id in found or size not in by_size:
             continue
         if size not in digests:
-            digests[size] = {content(other): their for their, other in reversed(by_size[size])}
-        if (same := digests[size].get(content(path))) is not None:
+            digests[size] = {content_hash(other): their for their, other in reversed(by_size[size])}
+        if (same := digests[size].get(content_hash(path))) is not None:
             found[clip.id] = clip, same
     return list(found.values())
-
-
-def content(path: Path) -> str:
-    """SHA-256 of a file; read once per process as long as its size and time stay."""
-    stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[Clip, Path, int]]:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 CLOSE = 0.2
 GRID = torch.tensor([4, 4, 4])
 SECONDS_PER_GRID = 0.5
-MEDIA_OF = {"both": ("visual", "audio"), "face": ("visual",), "voice": ("audio",), "text": ()}
 
 
 @dataclass(frozen=True)

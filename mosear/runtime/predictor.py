@@ -23,7 +23,7 @@ from mosear.inference.answerer import Answer, Answerer
 from mosear.inference.distributions import jensen_shannon
 from mosear.runtime.run import Run
 from mosear.steering.session import steer
-from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+from mosear.steering.settings import SteeringSettings
 from mosear.steering.telemetry import SteeredEvaluation
 
 TINY_BUDGET = MediaBudget(num_frames=8, max_pixels=112 * 112)
@@ -124,11 +124,10 @@ class Predictor:
             ValueError: if the file belongs to another backbone or adapter.
         """
         found = SteeringSettings.load(settings, backbone=self.backbone.name)
-        own = None if self.adapter is None else adapter_fingerprint(self.adapter)
-        if found.adapter is not None and found.adapter != own:
+        if not found.fits(self.adapter):
             raise ValueError(
-                f"{settings} was calibrated on another adapter (SHA-256 {found.adapter[:12]}...). Give that adapter, "
-                "or calibrate again: python -m mosear calibrate --adapter RUN/adapter."
+                f"{settings} was calibrated on another adapter (SHA-256 {str(found.adapter)[:12]}...). Give that "
+                "adapter, or calibrate again: python -m mosear calibrate --adapter RUN/adapter."
             )
         with steer(self.backbone, found.policy, self.answerer.trie) as session:
             self.answerer.steering = SteeredEvaluation(session)

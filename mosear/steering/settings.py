@@ -9,7 +9,6 @@ left out has its default. A file imports nothing: it can name only :func:`~mosea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mosear.files import written_atomically
+from mosear.files import sha256_of, written_atomically
 from mosear.steering.known import known_policies
 from mosear.steering.policies.base import Policy
 from mosear.steering.policies.sequence import Policies
@@ -45,6 +44,10 @@ class SteeringSettings:
     scores: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
     trials: Sequence[Mapping[str, Any]] = ()
+
+    def fits(self, adapter: Path | None) -> bool:
+        """Was it calibrated on this adapter, or on a bare backbone? Settings of an adapter mean nothing to another."""
+        return self.adapter is None or (adapter is not None and self.adapter == adapter_fingerprint(adapter))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, atomically.
@@ -127,8 +130,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 def adapter_fingerprint(adapter: Path) -> str:
     """SHA-256 of an adapter's weights."""
-    with (adapter / "adapter_model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(adapter / "adapter_model.safetensors")
 
 
 def build_policy(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     compare([folder / "runs"], folder / "comparison.html", clips=1000, n_boot=200)
     return folder / "comparison.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    started = Browser(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 CHOSEN = "document.querySelector('#list [aria-selected=true]')"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,13 +56,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / "runs" / str(number), experiment="mosear_plain", steering=steering, more_subsets=more)
     compare([folder / "runs"], folder / "comparison.html", clips=5, n_boot=50)
     return folder / "comparison.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    started = Browser(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 @pytest.mark.parametrize("width", [360, 400, 760, 1280, 1600])

@@ -15,7 +15,6 @@ import os
 import time
 import zlib
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
-from mosear.files import written_atomically
+from mosear.files import content_hash, written_atomically
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -65,7 +64,7 @@ class CacheKey:
         digest = hashlib.sha256(self.fingerprint.encode())
         for source in (video, audio):
             digest.update(
-                b"|" + (source if isinstance(source, str) else _file_hash(source) if source else "-").encode()
+                b"|" + (source if isinstance(source, str) else content_hash(source) if source else "-").encode()
             )
         return digest.hexdigest()
 
@@ -256,18 +255,6 @@ def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> int:
         checksum = zlib.crc32(f"{key}{tuple(value.shape)}{value.dtype}".encode(), checksum)
         checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return checksum
-
-
-@lru_cache(maxsize=200_000)
-def _hash_of(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    """Content hash, read once per process and file version."""
-    stat = path.stat()
-    return _hash_of(str(path), stat.st_size, stat.st_mtime_ns)
 
 
 def _towers(backbone: OmniBackbone) -> dict[str, Any]:
