@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.against:
                 shutil.rmtree(trees[args.against], ignore_errors=True)
                 subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
-    print("| round | tree | CPU s | wall s | steps | conflict mean | phases (wall s) |\n|---|---|---:|---:|---:|---:|---|")
+    print("| round | tree | CPU s | wall s | steps | conflict mean | phases (wall s) |")
+    print("|---|---|---:|---:|---:|---:|---|")
     for number, own in enumerate(found):
         for name, result in own.items():
             parts = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in result["phases"].items())
