@@ -202,7 +202,7 @@ def test_commands_end_with_a_sentence(tmp_path: Path) -> None:
     options = [f"run={run}", f"hydra.run.dir={tmp_path / 'eval'}", f"data_dir={tmp_path}", "data.prepare.workers=1"]
     for done in (predict(run), call("eval.py", *options, *few)):
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-        assert "The weights in" in done.stderr and "are not in the file" in done.stderr
+        assert "The adapter in" in done.stderr and "are not in the file" in done.stderr
 
 
 @pytest.mark.slow
