@@ -28,7 +28,7 @@ def poisoned(weights: Weights) -> Weights:
 DAMAGE: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "renamed": (
         lambda w: {k.replace("mose_A", "lora_A"): v for k, v in w.items()},
-        "are not in the file.*no parameter",
+        "not in the file.*no parameter",
     ),
     "half": (lambda w: dict(list(w.items())[::2]), r"\d+ of \d+ parameters are not in the file"),
     "no gates": (lambda w: {k: v for k, v in w.items() if "mose_W" not in k}, r"3 of \d+ .*mose_gate\.mose_W\.default"),
