@@ -39,7 +39,7 @@ class MoSEModel(BaseTuner):
         getattr(model, ATTRIBUTE).configs[adapter_name] = config
         for layer in _layers(model):  # of an earlier adapter with this name
             layer.forget(adapter_name)
-        wanted = config.target_modules
+        wanted = self._wanted = config.target_modules
         config.target_modules = list(self._targets)
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -59,6 +59,11 @@ class MoSEModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if current_key not in self._targets:  # PEFT can take the names from a state dict
+            raise ValueError(
+                f"{current_key} is not among the projections that target_modules={self._wanted!r} selects in the "
+                "decoder. The weights are of an adapter with other settings."
+            )
         gate = self._gate(layer_index(current_key, self.family))
         if adapter_name not in gate.normalised:
             gate.update_layer(adapter_name, peft_config)
