@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 import os
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ import pytest
 import torch
 from peft import (
     LoraConfig,
+    PeftConfig,
     PeftModel,
+    TaskType,
     get_peft_model,
     get_peft_model_state_dict,
     inject_adapter_in_model,
@@ -34,6 +37,7 @@ from torch import Tensor, nn
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.sequences import sequence_state
 from mosear.experts import MoSEConfig
+from mosear.experts.hooks import mose_hooks
 from mosear.experts.layer import MoSELinear
 from tests.helpers.omni_samples import MIXED, fresh, make_batch
 from tests.helpers.peft_cases import CASES, rows
@@ -827,6 +831,240 @@ def test_mixed_adapter_types(backbone: OmniBackbone, refuses: Refuses) -> None:
     mixed = get_peft_model(fresh(backbone).model, LoraConfig(target_modules=["q_proj"]), mixed=True)
     with refuses():
         mixed.add_adapter("other", config())
+
+
+@SLOW
+def test_save_pretrained_targeting_lora_to_embedding_layer(backbone: OmniBackbone, refuses: Refuses) -> None:
+    with refuses():
+        build(backbone, target_modules=["embed_tokens"])
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@SLOW
+def test_methods() -> None:
+    assert all(hasattr(config(), name) for name in ("to_dict", "save_pretrained", "from_pretrained", "from_json_file"))
+
+
+@SLOW
+@pytest.mark.parametrize("task", [*TaskType, None])
+def test_valid_task_type(task: TaskType | None) -> None:
+    assert config(task_type=task).task_type == task
+
+
+@SLOW
+def test_invalid_task_type() -> None:
+    with pytest.raises(ValueError, match="Invalid task type: 'nonsense'"):
+        config(task_type="nonsense")
+
+
+@SLOW
+def test_from_peft_type() -> None:
+    found = PeftConfig.from_peft_type(peft_type="MOSE", r=3)
+    assert type(found) is MoSEConfig and found.r == 3
+
+
+@SLOW
+def test_to_dict() -> None:
+    assert isinstance(config().to_dict(), dict) and config().to_dict()["peft_type"] == "MOSE"
+
+
+def is_saved(given: MoSEConfig, directory: Path) -> bool:
+    given.save_pretrained(directory)
+    return given.to_dict() == MoSEConfig.from_pretrained(directory).to_dict()
+
+
+@SLOW
+def test_config_save_pretrained(tmp_path: Path) -> None:
+    assert is_saved(config(experts_per_group=3, gate="uniform", kl_weight=0.1), tmp_path)
+
+
+@SLOW
+def test_from_json_file(tmp_path: Path) -> None:
+    config().save_pretrained(tmp_path)
+    assert MoSEConfig.from_json_file(str(tmp_path / "adapter_config.json")) == config().to_dict()
+
+
+@SLOW
+def test_set_attributes(tmp_path: Path) -> None:
+    """Another method's name does not stick."""
+    given = config(peft_type="test")
+    assert given.peft_type == "MOSE" and is_saved(given, tmp_path)
+
+
+@SLOW
+@pytest.mark.parametrize("wanted", [["q_proj", "v_proj"], {"v_proj", "q_proj"}, ("q_proj", "v_proj"), ".*q_proj"])
+def test_save_pretrained_with_target_modules(tmp_path: Path, wanted: Any) -> None:
+    given = config(target_modules=wanted, layers_to_transform={0, 2})
+    given.save_pretrained(tmp_path)
+    found = MoSEConfig.from_pretrained(tmp_path)
+    assert found.target_modules == (wanted if isinstance(wanted, str) else ["q_proj", "v_proj"])
+    assert found.layers_to_transform == [0, 2]
+
+
+@SLOW
+def test_config_copy() -> None:
+    assert copy.copy(config(r=3)).to_dict() == config(r=3).to_dict()
+
+
+@SLOW
+def test_config_deepcopy() -> None:
+    assert copy.deepcopy(config(r=3)).to_dict() == config(r=3).to_dict()
+
+
+@SLOW
+def test_config_pickle_roundtrip() -> None:
+    found = pickle.loads(pickle.dumps(config(r=3)))
+    assert found.to_dict() == config(r=3).to_dict() and type(found.peft_type) is type(config().peft_type)
+
+
+@SLOW
+def test_from_pretrained_forward_compatible(tmp_path: Path) -> None:
+    """Settings of a later version are named in a warning."""
+    config().save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"later": 1}))
+    with pytest.warns(UserWarning, match=r"\['later'\] for class MoSEConfig"):
+        assert PeftConfig.from_pretrained(tmp_path).to_dict() == config().to_dict()
+
+
+@SLOW
+def test_from_pretrained_sanity_check(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "unknown": 1}))
+    with pytest.raises(TypeError, match=r"missing required keys: \{'peft_type'\}"):
+        MoSEConfig.from_pretrained(tmp_path)
+
+
+@SLOW
+def test_config_layers_to_transform_index_zero(backbone: OmniBackbone) -> None:
+    found = {name.split(".layers.")[1].split(".")[0] for name in weights_of(build(backbone, layers_to_transform=0))}
+    assert found == {"0"}
+
+
+@SLOW
+def test_peft_version_is_stored(tmp_path: Path) -> None:
+    config().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_version"].startswith(peft.__version__)
+
+
+# -- what PEFT's utilities see -----------------------------------------------------------------------------------------
+
+
+@SLOW
+def test_repr(backbone: OmniBackbone) -> None:
+    layer = next(module for module in build(backbone).modules() if isinstance(module, MoSELinear))
+    text = repr(layer)
+    assert text.startswith("mose.MoSELinear(") and "base_layer" in text and "mose_A" in text
+
+
+@SLOW
+def test_get_peft_model_with_task_type_low_cpu_mem_usage_works(backbone: OmniBackbone, tmp_path: Path) -> None:
+    expected = build(backbone)
+    model = build(backbone, task_type="CAUSAL_LM")
+    assert type(model) is peft.PeftModelForCausalLM
+    assert torch.equal(logits(model, backbone), logits(expected, backbone))
+    with torch.no_grad():
+        one, other = (own.generate(**inputs_of(backbone), **GENERATE) for own in (model, expected))
+    assert torch.equal(one, other)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(fresh(backbone).model, tmp_path, low_cpu_mem_usage=True)
+    assert type(loaded) is peft.PeftModelForCausalLM
+    assert torch.equal(logits(loaded, backbone), logits(expected, backbone))
+
+
+@SLOW
+def test_causal_lm_training_pytorch_compile(backbone: OmniBackbone) -> None:
+    model = build(backbone)
+    loss = trained(model, backbone)
+    expected = {name: p.grad.clone() for name, p in weights_of(model).items()}
+    model.zero_grad()
+    compiled = torch.compile(model, backend="eager")
+    assert trained(compiled, backbone) == pytest.approx(loss)
+    for name, parameter in weights_of(model).items():
+        torch.testing.assert_close(parameter.grad, expected[name], **TOLERANCE)
+    torch.testing.assert_close(logits(compiled.eval(), backbone), logits(model, backbone), **TOLERANCE)
+
+
+@SLOW
+def test_no_modules_matched(backbone: OmniBackbone, refuses: Refuses) -> None:
+    own = fresh(backbone)
+    before = set(vars(own.model))
+    with refuses():
+        get_peft_model(own.model, config(target_modules=["nothing"]))
+    assert set(vars(own.model)) == before
+
+
+@SLOW
+def test_all_modules_excluded(backbone: OmniBackbone, refuses: Refuses) -> None:
+    with refuses():
+        build(backbone, target_modules=["q_proj"], exclude_modules=["q_proj"])
+
+
+@SLOW
+def test_no_modules_matched_second_adapter(backbone: OmniBackbone) -> None:
+    """A refused adapter leaves nothing behind."""
+    model = build(backbone)
+    names, before = list(model.state_dict()), logits(model, backbone)
+    for wrong in ({"target_modules": ["nothing"]}, {"layers_to_transform": [9]}):
+        with pytest.raises(ValueError, match="matche"):
+            model.add_adapter("second", config(**wrong))
+    assert list(model.peft_config) == ["default"] == list(mose_hooks(model).configs)
+    assert list(model.state_dict()) == names and torch.equal(logits(model, backbone), before)
+
+
+@SLOW
+def test_add_second_adapter_with_all_linear_works(backbone: OmniBackbone) -> None:
+    model = build(backbone)
+    model.add_adapter("second", config(target_modules="all-linear"))
+    assert len(weights_of(model)) == len(weights_of(model, "second"))
+
+
+@SLOW
+def test_targeted_module_names_unique_across_adapters(backbone: OmniBackbone) -> None:
+    model = build(backbone, target_modules=["q_proj"])
+    model.add_adapter("second", config(target_modules=["q_proj", "v_proj"]))
+    names = model.base_model.targeted_module_names
+    assert len(names) == len(set(names)) == 6
+
+
+@SLOW
+def test_exclude_modules_not_used(backbone: OmniBackbone) -> None:
+    with pytest.warns(UserWarning, match=r"exclude_modules=\['nothing'\] but no modules were excluded"):
+        build(backbone, exclude_modules=["nothing"])
+
+
+@SLOW
+def test_layer_status(backbone: OmniBackbone) -> None:
+    model = build(backbone)
+    model.add_adapter("other", config(target_modules=["q_proj"]))
+    found = model.get_layer_status()
+    assert {layer.module_type for layer in found} == {"mose.MoSELinear", "MoSEGate"}
+    for layer in found:
+        assert layer.enabled and layer.active_adapters == ["default"] and layer.merged_adapters == []
+        assert layer.requires_grad == {name: name == "default" for name in layer.available_adapters}
+        both = layer.name.endswith(("q_proj", "mose_gate"))
+        assert layer.available_adapters == (["default", "other"] if both else ["default"])
+        assert all(devices == ["cpu"] for devices in layer.devices.values())
+
+
+@SLOW
+def test_model_status(backbone: OmniBackbone) -> None:
+    model = build(backbone)
+    found = model.get_model_status()
+    trainable = sum(p.numel() for p in weights_of(model).values())
+    assert (found.adapter_model_type, found.peft_types) == ("MoSEModel", {"default": "MOSE"})
+    assert found.trainable_params == trainable == model.get_nb_trainable_parameters()[0]
+    assert found.enabled and found.merged_adapters == []
+    with model.disable_adapter():
+        assert not model.get_model_status().enabled
+
+
+@SLOW
+def test_vanilla_model_raises(backbone: OmniBackbone) -> None:
+    """After `unload` the model is an ordinary one again."""
+    with pytest.raises(ValueError, match="No adapter layers found"):
+        peft.get_layer_status(build(backbone).unload())
 
 
 @SLOW

@@ -75,8 +75,32 @@ CASES: dict[str, Case] = {
         "test_delete_adapter_properly_cleans_up_after_itself test_set_requires_grad test_weight_bias_attributes "
         "test_adapter_name_makes_no_difference test_existing_model_card test_non_existing_model_card "
         "test_inject_adapter_in_model test_get_peft_model_state_dict test_inject_from_state_dict "
-        "test_get_peft_model_low_cpu_mem_usage_works",
+        "test_get_peft_model_low_cpu_mem_usage_works test_get_peft_model_with_task_type_low_cpu_mem_usage_works "
+        "test_repr",
         Case(),
+    ),
+    "test_causal_lm_training_pytorch_compile": Case(f"{STATE}; hooks run as Python between the compiled parts"),
+    "test_save_pretrained_targeting_lora_to_embedding_layer": Case(
+        "only linear layers of the decoder are adapted", "matches no linear layer"
+    ),
+    # tests/test_config.py
+    **_all(
+        "test_methods test_valid_task_type test_invalid_task_type test_from_peft_type test_config_save_pretrained "
+        "test_from_json_file test_to_dict test_set_attributes test_config_copy test_config_deepcopy "
+        "test_config_pickle_roundtrip test_save_pretrained_with_target_modules test_from_pretrained_forward_compatible "
+        "test_from_pretrained_sanity_check test_config_layers_to_transform_index_zero test_peft_version_is_stored",
+        Case(),
+    ),
+    # tests/test_tuners_utils.py
+    **_all(
+        "test_add_second_adapter_with_all_linear_works test_no_modules_matched_second_adapter "
+        "test_targeted_module_names_unique_across_adapters test_exclude_modules_not_used test_layer_status "
+        "test_model_status test_vanilla_model_raises",
+        Case(),
+    ),
+    **_all(
+        "test_no_modules_matched test_all_modules_excluded",
+        Case("the message names the setting and what would match", "matches no linear layer"),
     ),
     "test_multiple_active_adapters_forward": Case("one adapter is active at a time", "one adapter at a time"),
     "test_hotswap_works": Case(
