@@ -974,19 +974,6 @@ def test_get_peft_model_with_task_type_low_cpu_mem_usage_works(backbone: OmniBac
 
 
 @SLOW
-def test_causal_lm_training_pytorch_compile(backbone: OmniBackbone) -> None:
-    model = build(backbone)
-    loss = trained(model, backbone)
-    expected = {name: p.grad.clone() for name, p in weights_of(model).items()}
-    model.zero_grad()
-    compiled = torch.compile(model, backend="eager")
-    assert trained(compiled, backbone) == pytest.approx(loss)
-    for name, parameter in weights_of(model).items():
-        torch.testing.assert_close(parameter.grad, expected[name], **TOLERANCE)
-    torch.testing.assert_close(logits(compiled.eval(), backbone), logits(model, backbone), **TOLERANCE)
-
-
-@SLOW
 def test_no_modules_matched(backbone: OmniBackbone, refuses: Refuses) -> None:
     own = fresh(backbone)
     before = set(vars(own.model))
