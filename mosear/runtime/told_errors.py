@@ -29,6 +29,7 @@ def told_errors() -> Iterator[None]:
 
 def _of_users() -> tuple[type[Exception], ...]:
     # Here, not above: they come with torch, and a message about a key should not wait for it.
+    from mosear.callbacks.loss_guard import BadLossError
     from mosear.data.container import MediaError
     from mosear.data.dataset import BadClipError
     from mosear.data.rows import ManifestError
@@ -36,4 +37,6 @@ def _of_users() -> tuple[type[Exception], ...]:
     from mosear.runtime.adapter_files import AdapterError
     from mosear.runtime.lock import RunDirectoryInUseError
 
-    return ConfigError, ManifestError, MediaError, BadClipError, AdapterError, RunDirectoryInUseError
+    return (
+        ConfigError, ManifestError, MediaError, BadClipError, AdapterError, RunDirectoryInUseError, BadLossError,
+    )  # fmt: skip
