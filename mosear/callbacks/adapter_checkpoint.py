@@ -55,7 +55,11 @@ class AdapterCheckpoint(RunCallback):
         staging = self.directory.with_name(self.directory.name + ".new")
         if trainer.is_global_zero:
             shutil.rmtree(staging, ignore_errors=True)
-        pl_module.save(staging, write=trainer.is_global_zero)  # type: ignore[operator]
+        try:
+            pl_module.save(staging, write=trainer.is_global_zero)  # type: ignore[operator]
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         if trainer.is_global_zero:
             self._replace(staging)
 

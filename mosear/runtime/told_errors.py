@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import sys
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mosear.torchrun import launched_world
+from mosear.torchrun import end_with
 
-STATUS = 2
+SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+"""What a system says about files that may not be written or read, and about disks that are full."""
 
 
 @contextmanager
 def told_errors() -> Iterator[None]:
-    """Configs, manifests, labels and media that cannot be used: their own sentence on stderr, exit status 2."""
+    """Configs, manifests, labels, media and disks that cannot be used: a sentence on stderr, exit status 2."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _of_users()):
-            raise
-        # A loader's worker hands an error over as its whole traceback, at whose end the sentence stands.
-        said = str(error).rpartition("BadClipError: ")[2].strip()
-        if launched_world() > 1:
-            sys.exit(said)  # who prints it is settled among the processes
-        print(said, file=sys.stderr)
-        sys.exit(STATUS)
+        if isinstance(error, _of_users()):
+            # A loader's worker hands an error over as its whole traceback, at whose end the sentence stands.
+            end_with(str(error).rpartition("BadClipError: ")[2].strip())
+        if isinstance(error, OSError) and error.errno in SYSTEM:
+            end_with(
+                f"The system refuses: {error}. Make room, or name a directory that may be used: hydra.run.dir=DIR for "
+                "results, data_dir=DIR for the rendered corpus and the cache."
+            )
+        raise
 
 
 def _of_users() -> tuple[type[Exception], ...]:
     # Here, not above: they come with torch, and a message about a key should not wait for it.
+    from mosear.callbacks.checkpoint_files import CheckpointError
     from mosear.callbacks.loss_guard import BadLossError
     from mosear.data.container import MediaError
     from mosear.data.dataset import BadClipError
@@ -39,4 +42,5 @@ def _of_users() -> tuple[type[Exception], ...]:
 
     return (
         ConfigError, ManifestError, MediaError, BadClipError, AdapterError, RunDirectoryInUseError, BadLossError,
+        CheckpointError,
     )  # fmt: skip

@@ -74,6 +74,6 @@ def test_weights_that_broke_later_do_not_touch_the_best(tmp_path):
 
 @pytest.mark.parametrize(("select", "losses"), [("last", [0.5, 0.4]), ("best", [None, None]), ("best", [NAN, NAN])])
 def test_broken_weights_are_not_saved_at_the_end(select, losses, tmp_path):
-    with pytest.raises(BadLossError, match="weights that are not finite .weight., so no adapter is saved"):
+    with pytest.raises(BadLossError, match=r"weights that are not finite .weight., so no adapter is saved"):
         kept(tmp_path, Tuner(losses, broken_from=1), select)
     assert not (tmp_path / "adapter").exists()

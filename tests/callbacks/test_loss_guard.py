@@ -157,7 +157,7 @@ class Both(ToyData):
 
 
 def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(BadLossError, match="Step 8: the loss of the validation is nan.*Lower tuning.learning_rate"):
+    with pytest.raises(BadLossError, match=r"Step 8: the loss of the validation is nan.*Lower tuning.learning_rate"):
         fit(broken_after(7), Both(), tmp_path, LossGuard(str(tmp_path)), max_epochs=2)
 
 

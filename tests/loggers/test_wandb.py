@@ -33,7 +33,12 @@ SMALL = [
     "data.prepare.val_clips=12",
     "data.prepare.workers=1",
 ]
-WHOLE = ["trainer.max_epochs=2", "trainer.limit_test_batches=1.0", "trainer.limit_val_batches=1.0"]
+WHOLE = [
+    "trainer.max_epochs=2",
+    "trainer.max_steps=-1",
+    "trainer.limit_test_batches=1.0",
+    "trainer.limit_val_batches=1.0",
+]
 
 
 @pytest.fixture(scope="module")
