@@ -141,6 +141,20 @@ def resume_is_possible(cfg: DictConfig) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+def directory_is_fresh(cfg: DictConfig) -> Iterator[Problem]:
+    """Of two runs' checkpoints in one directory, the newest by step would stay, whichever run they are of."""
+    root = checkpoints_directory(cfg)
+    if root is None or cfg.get("dry_run") or not (found := complete(root)):
+        return
+    yield Problem(
+        "resume", cfg.resume,
+        f"{root} holds checkpoints of an earlier run (the last: {found[-1].name}), which would be mixed with those of "
+        "this one",
+        f"Go on with that run: resume=auto. Else give this one a directory of its own (hydra.run.dir=DIR), or delete "
+        f"{root}.",
+    )  # fmt: skip
+
+
 def prepare(cfg: DictConfig) -> Resume | None:
     """Find the checkpoint, and say what will happen."""
     found = find(cfg)

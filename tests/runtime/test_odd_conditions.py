@@ -37,10 +37,10 @@ def data_dir(tmp_path_factory):
     return rendered_corpus(tmp_path_factory, **SIZES)
 
 
-def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **environment}
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900, **options
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900
     )
 
 
@@ -182,3 +182,74 @@ def test_another_number_of_processes_is_told_before_weights_load(saved, tmp_path
         check_training(cfg)
     cfg.dry_run = True  # plans for another machine
     check_training(cfg)
+
+
+def test_checkpoints_of_an_earlier_run_are_not_mixed_with_new_ones(tmp_path):
+    """Its later steps would be kept and the new ones swept away; a resume would go on with the wrong run."""
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"run_dir={tmp_path}"])
+    check_training(cfg)
+    staging = begin(tmp_path / "checkpoints", 48)
+    (staging / "state.ckpt").touch()
+    commit(staging, step=48, world_size=1, finished=True, settings=settings_of(cfg), data="x", libraries={})
+    with pytest.raises(
+        ConfigError, match=r"(?s)an earlier run \(the last: step-000048\).*resume=auto.*hydra.run.dir=DIR"
+    ):
+        check_training(cfg)
+    cfg.resume = "auto"
+    check_training(cfg)
+
+
+@pytest.mark.slow
+def test_a_clock_that_goes_back_spoils_no_figure(data_dir, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import itertools, time\n"
+        "start, calls = time.time(), itertools.count()\n"
+        "time.time = lambda: start - 60.0 * next(calls)\n"
+        "time.time_ns = lambda: int(time.time() * 1e9)\n"
+    )
+    directory = tmp_path / "run"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = run("train.py", *SMALL, f"data_dir={data_dir}", f"hydra.run.dir={directory}", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    figures = strict(directory / "metrics.json")["run"]
+    assert 0 < figures["tuning_seconds"] < figures["total_seconds"] < 900
+    assert figures["clips_per_second"] > 0 and 0 <= figures["data_wait_share"] <= 1
+    assert not (directory / "run.lock").exists()
+
+
+def test_no_duration_is_taken_from_the_clock_of_the_day():
+    """``time.time()`` may jump. It dates a run and compares with dates of files; nothing else asks it."""
+    asking = {
+        str(path.relative_to(ROOT / "mosear")): path.read_text().count("time.time()")
+        for path in (ROOT / "mosear").rglob("*.py")
+        if "time.time()" in path.read_text()
+    }
+    assert asking == {"torchrun.py": 1, "data/cache/store.py": 1}
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_hides_no_other(data_dir, tmp_path):
+    rates = "tuning.learning_rate=1e30,1e-3"
+    done = run("train.py", "-m", *SMALL, f"data_dir={data_dir}", f"hydra.sweep.dir={tmp_path}", rates)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    end = done.stderr.rpartition("1 job(s) of this multirun failed:")[2]
+    assert "#0 (" in end and "tuning.learning_rate=1e+30" in end and "the loss is nan" in end
+    assert not (tmp_path / "0" / "metrics.json").exists()
+    strict(tmp_path / "1" / "metrics.json")
+
+
+def test_jobs_whose_configs_cannot_be_are_all_named(tmp_path):
+    done = run("train.py", "-m", f"hydra.sweep.dir={tmp_path}", "tuning.learning_rate=-1,-2")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "2 job(s) of this multirun failed:" in done.stderr
+    assert "#0 (tuning.learning_rate=-1)" in done.stderr and "#1 (tuning.learning_rate=-2)" in done.stderr
+
+
+@pytest.mark.slow
+def test_jobs_of_a_multirun_have_directories_of_their_own(data_dir, tmp_path):
+    done = run("train.py", "-m", *SMALL, f"data_dir={data_dir}", f"hydra.sweep.dir={tmp_path}", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    assert [strict(tmp_path / job / "metrics.json")["seed"] for job in ("0", "1")] == [0, 1]
+    assert (tmp_path / "comparison.html").is_file()
