@@ -79,14 +79,15 @@ def _unquoted(given: list[str]) -> Iterator[str]:
             continue
         listed = value[:1] in ("[", "{")
         parts = r"[^\[\]{},:\"']*[^\x00-\x7f][^\[\]{},:\"']*" if listed else r".*"
-        quoted = f"{key}={re.sub(parts, lambda found: _in_quotes(found[0]), value, count=0 if listed else 1)}"
+        quoted = f"{key}={re.sub(parts, _in_quotes, value, count=0 if listed else 1)}"
         letter = next(sign for sign in value if not sign.isascii())
-        example = f": {shlex.quote(quoted)}" if _is_read(quoted) else "; in the keys of a mapping they can stand in a config file alone"
+        keys = "; in the keys of a mapping they can stand in a config file alone"
+        example = f": {shlex.quote(quoted)}" if _is_read(quoted) else keys
         yield f"{argument}: letters such as {letter} stand in quotes{example}"
 
 
-def _in_quotes(text: str) -> str:
-    bare = text.strip()
+def _in_quotes(found: re.Match[str]) -> str:
+    text, bare = found[0], found[0].strip()
     return text.replace(bare, '"{}"'.format(bare.replace("\\", "\\\\").replace('"', '\\"')), 1)
 
 
