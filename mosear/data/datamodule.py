@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from mosear.data.splits import check_split
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.clip import Clip
+
+log = logging.getLogger(__name__)
 
 
 class ClipDataModule(LightningDataModule):
@@ -148,6 +151,13 @@ class ClipDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+        if len(dataset) < (step := sampler.batch_size * sampler.world_size):
+            log.warning(
+                "%d training clips are fewer than the %d of a step (data.batch_size times processes): some of them are "
+                "in it several times.",
+                len(dataset),
+                step,
+            )
         if trainer is not None:
             sampler.set_epoch(trainer.current_epoch)
         return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options("train", range(len(dataset))))

@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 
 from mosear.backbones.identity import save_identity
+from mosear.files import os_errors
 
 README = """\
 # {method} adapter of {backbone}
@@ -34,7 +35,8 @@ def save_adapter(network: PeftModel, name: str, identity: Mapping[str, Any], dir
         identity: of the backbone, see :func:`mosear.backbones.identity.identity`.
         directory: a new one.
     """
-    network.save_pretrained(str(directory))
+    with os_errors(directory):
+        network.save_pretrained(str(directory))
     save_identity(directory, name, identity)
     method = getattr(network.peft_config["default"].peft_type, "value", None)
     text = README.format(method=method, backbone=name)  # instead of PEFT's empty model card

@@ -83,7 +83,7 @@ class OmniSystem(System):
         self.rows: list[PredictionRow] = []
         self.contributions: list[ClipValues] = []
         self._measured: frozenset[str] = frozenset()
-        self._validation: list[tuple[str, bool, float]] = []
+        self._validation: list[tuple[str, bool, float | None]] = []  # no loss: the clip could not be used
 
     # -- what a run asks --------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class OmniSystem(System):
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Negative log-probability of the right label among the candidates, and whether it comes first."""
-        self._validation += [(bad.clip.subset, False, float("nan")) for bad in batch.bad]
+        self._validation += [(bad.clip.subset, False, None) for bad in batch.bad]
         if batch.data is None:
             return
         data = self.encoded(batch)
@@ -248,8 +248,9 @@ class OmniSystem(System):
         results, self._validation = gathered(self._validation), []
         if not results:
             return
-        scored = [loss for _, _, loss in results if loss == loss]
-        self.log("val/loss", sum(scored) / max(1, len(scored)), prog_bar=True)
+        scored = [loss for _, _, loss in results if loss is not None]  # NaN counts: no clip's loss may be hidden
+        if scored:
+            self.log("val/loss", sum(scored) / len(scored), prog_bar=True)
         self.log("val/accuracy", sum(ok for _, ok, _ in results) / len(results), prog_bar=True)
         subsets: dict[str, list[bool]] = {}
         for subset, ok, _ in results:

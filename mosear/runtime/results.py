@@ -67,6 +67,7 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
         examples=shown,
         examples_note=reason(main),
         charts=[*charts, *(chart for reporter in reporters for chart in reporter.charts())],
+        files={name: path for own in run_callbacks(parts.callbacks) for name, path in own.files().items()},
     )
     tables = [table for callback in run_callbacks(parts.callbacks) for table in callback.tables()]
     for name, tested in parts.tested.items():

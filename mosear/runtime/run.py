@@ -13,7 +13,7 @@ from mosear.backbones import load_backbone
 from mosear.config.foreign import TRUST, without_code
 from mosear.data.budget import MediaBudget
 from mosear.data.prompt import Prompt
-from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles
+from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained_adapter
 from mosear.runtime.adapters import load_adapter
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Run:
             ValueError: if it is no run directory, has no trained adapter, or its config names code.
         """
         path = Path(path)
-        adapter = path / ADAPTER if (path / ADAPTER / "adapter_config.json").is_file() else path
-        if not (adapter / "adapter_config.json").is_file():
+        adapter = path / ADAPTER if is_trained_adapter(path / ADAPTER) else path
+        if not is_trained_adapter(adapter):
             raise ValueError(
                 f"{path} is not a trained adapter: it has no adapter_config.json. Give RUN, or RUN/adapter."
             )
