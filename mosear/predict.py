@@ -1,4 +1,4 @@
-"""Answers for clips: ``python -m mosear predict clip.mp4 --adapter outputs/lora/<timestamp>/adapter``.
+"""Answers for clips: ``mosear predict clip.mp4 --adapter outputs/lora/<timestamp>/adapter``.
 
 Prints the label distribution, what each modality says alone, how much they disagree, and the time it took. Of several
 clips, one line each.
@@ -26,7 +26,7 @@ TRUST_HELP = "run code that the backbone's checkpoint brings along; a run cannot
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mosear predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("clips", nargs="+", metavar="clip", help="media file with video, audio or both")
     parser.add_argument("--adapter", help="a run or its adapter directory; without it the bare backbone answers")
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_arguments(arguments)
 
-    from mosear.runtime.assemble import quiet_libraries
     from mosear.runtime.predictor import Predictor
+    from mosear.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     options = {
