@@ -21,7 +21,8 @@ RUN case "$ACCELERATOR" in \
       cuda) index=() ;; \
       *) echo "ACCELERATOR=$ACCELERATOR must be cpu or cuda" >&2; exit 2 ;; \
     esac \
-    && pip install "${index[@]}" $(grep -E '^(torch|torchvision)==' constraints.txt)
+    && grep -E '^(torch|torchvision)==' constraints.txt > torch.txt \
+    && pip install "${index[@]}" --requirement torch.txt
 
 COPY pyproject.toml LICENSE ./
 COPY conf conf
@@ -31,7 +32,7 @@ RUN pip install -c constraints.txt . \
     && mkdir /work \
     && chown mosear:mosear /work
 
-USER mosear
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["mosear"]
 CMD ["--help"]
