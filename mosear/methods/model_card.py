@@ -73,7 +73,8 @@ def _front_matter(backbone: str, licence: str | None) -> str:
 
 def _about(adapter: Mapping[str, Any], backbone: str, config: Mapping[str, Any] | None) -> str:
     targets = adapter.get("target_modules")
-    listed = ", ".join(sorted(targets)) if isinstance(targets, list | set | tuple) else str(targets)
+    listed = ", ".join(sorted(targets)) if isinstance(targets, list | set | tuple) else f"`{targets}`"
+    listed = listed.replace("|", "\\|")  # a pattern may not end the cell
     lines = [
         "Weights that mosear trained beside a frozen omni-modal language model, which sees and hears a clip, reads its "
         "transcript, and says which emotion a person shows.\n",

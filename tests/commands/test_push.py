@@ -97,6 +97,11 @@ def test_a_card_before_the_test_has_no_scores():
     assert "accuracy" not in text
 
 
+def test_a_pattern_of_targets_stays_in_its_cell():
+    text = model_card({"peft_type": "LORA", "r": 4, "target_modules": "(q|k)_proj"}, "tiny-omni")
+    assert r"| adapter | LORA, rank 4, on `(q\|k)_proj` |" in text
+
+
 def test_what_was_pushed_is_opened_again(run, tmp_path):
     from mosear.runtime.run import Run
 
