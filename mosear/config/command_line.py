@@ -18,6 +18,7 @@ OWN_FLAGS = frozenset(
 )
 """Hydra's own; some are also names of settings."""
 OTHER_CONFIGS = ("--config-path", "--config-name", "--config-dir", "-cp", "-cn", "-cd")
+COMPLETION = frozenset(("--shell-completion", "-sc"))
 LISTED = 3
 CLOSE = 0.75
 
@@ -36,6 +37,8 @@ def refuse_mistakes(arguments: Iterable[str], conf: Path, root: str) -> None:
     given = list(arguments)
     if any(argument.partition("=")[0] in OTHER_CONFIGS for argument in given):
         return  # configs that are not ours may have any key
+    if COMPLETION.intersection(given):
+        return  # query=bash is no setting
     if found := [*_flags(given, conf), *_unknown(given, conf, root), *_unquoted(given)]:
         raise SystemExit("the command line cannot be understood:\n  " + "\n  ".join(found))
 

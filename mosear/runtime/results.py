@@ -14,10 +14,12 @@ from mosear.evaluation.contribution import contribution_table
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.report.choice import choose_examples, reason
+from mosear.evaluation.runs import ADAPTER
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
 from mosear.loggers.build import public_config, without_private_parts
 from mosear.loggers.wandb_results import Outcome, publish_to_wandb
 from mosear.methods.system import TUNED, ZERO_SHOT, System
+from mosear.runtime.model_card import write_card
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,6 +57,8 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
     for reporter in reporters:
         metrics.update(reporter.summary())
     write_metrics(metrics, parts.run_dir / "metrics.json")
+    if (parts.run_dir / ADAPTER / "adapter_config.json").is_file():
+        write_card(parts.run_dir)
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
     shown = examples(parts, rows, cfg.report.examples)
     write_report(

@@ -55,12 +55,13 @@ class Run:
             raise ValueError(
                 f"{path} is not a trained adapter: it has no adapter_config.json. Give RUN, or RUN/adapter."
             )
-        config = adapter.parent / CONFIG
+        # What `mosear push` uploads has its config among the adapter's files.
+        config = adapter / CONFIG if (adapter / CONFIG).is_file() else adapter.parent / CONFIG
         if not config.is_file():
             raise ValueError(
                 f"{config} is missing: it says which backbone, prompt and budgets {adapter} was trained with."
             )
-        saved = RunFiles(adapter.parent).config
+        saved = RunFiles(config.parent).config
         without_code(saved, config)
         trust = [f"{TRUST}=true"] if trust_remote_code else []
         cfg = OmegaConf.merge(saved, OmegaConf.from_dotlist([*overrides, *trust]))

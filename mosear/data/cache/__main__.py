@@ -21,7 +21,7 @@ BAD_CLIPS_SHOWN = 50
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear cache",
+        prog="mosear cache",
         description="Decode and encode the clips of manifests ahead of a run. Entries that exist are skipped, so an "
         "interrupted build goes on where it stopped.",
         epilog="A run finds the entries if backbone, dtype, kind of device, --max-pixels (data.max_pixels) and the "
