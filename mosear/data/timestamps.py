@@ -59,6 +59,11 @@ def may_restart(container: InputContainer) -> bool:
     return container.format.name.split(",")[0] in MAY_RESTART
 
 
+def is_guessed(container: InputContainer) -> bool:
+    """Did FFmpeg guess the length from bit rates? (Matroska itself says nothing of single streams.)"""
+    return container.format.name.startswith("matroska") and any(stream.duration for stream in container.streams)
+
+
 def seconds_of(time_base: Fraction | None) -> float:
     """Seconds of a unit of time stamps."""
     return float(time_base) if time_base is not None else 0.0
