@@ -14,8 +14,9 @@ from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import check_is_file
+from mosear.data.decode_process import Decoder, InlineDecoder
 from mosear.data.manifest import Manifest
-from mosear.data.media import MediaBudget, MediaError, decode, probe
+from mosear.data.media import MediaBudget, MediaError, probe
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
 
@@ -104,6 +105,7 @@ class MediaReader:
         budget: what is decoded at most.
         cache: with ``key``, encoder outputs to use instead of decoding.
         key: the cache's key space.
+        decoder: decodes the files; ``None`` = in this process.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class MediaReader:
         budget: MediaBudget,
         cache: FeatureCache | None = None,
         key: CacheKey | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         assert (cache is None) == (key is None), "a cache needs its key space, and the other way round"
         expected = processor.processor.feature_extractor.sampling_rate
@@ -120,6 +123,7 @@ class MediaReader:
             raise ValueError(f"budget.audio_rate={budget.audio_rate} must be {expected}, the backbone's sampling rate.")
         self.manifest, self.processor, self.budget = manifest, processor, budget
         self.cache, self.key = cache, key
+        self.decoder = decoder or InlineDecoder()
 
     def __call__(self, clip: Clip) -> tuple[MediaBatch, str | None]:
         """The media, and the name of the cache entry that should be written from them (``None``: none)."""
@@ -140,8 +144,9 @@ class MediaReader:
             name = self.entry(clip)
             if (cached := self.cache.get(name)) is not None:
                 files = [path for path in (video, audio) if isinstance(path, Path)]
+                # Here, not by the decoder: files with these bytes have been decoded before.
                 return ReadMedia(cached, cut=any(probe(path).is_cut(self.budget) for path in files))
-        media = decode(video, audio, self.budget)
+        media = self.decoder.decode(video, audio, self.budget)
         try:
             return ReadMedia(self.processor(media), name, media.cut)
         except ValueError as error:

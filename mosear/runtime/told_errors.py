@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from mosear.torchrun import launched_world
 
 STATUS = 2
+LOST_WORKER = (
+    "Such a process reads clips. Either the machine has too little memory for data.num_workers of them, or FFmpeg did "
+    "not survive a media file: data.decode.mode=process names that file and goes on."
+)
 
 
 @contextmanager
@@ -17,14 +21,21 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _of_users()):
+        if _is_of_a_lost_worker(error):
+            said = f"{str(error).strip(' .')}. {LOST_WORKER}"
+        elif isinstance(error, _of_users()):
+            # A loader's worker hands an error over as its whole traceback, at whose end the sentence stands.
+            said = str(error).rpartition("BadClipError: ")[2].strip()
+        else:
             raise
-        # A loader's worker hands an error over as its whole traceback, at whose end the sentence stands.
-        said = str(error).rpartition("BadClipError: ")[2].strip()
         if launched_world() > 1:
             sys.exit(said)  # who prints it is settled among the processes
         print(said, file=sys.stderr)
         sys.exit(STATUS)
+
+
+def _is_of_a_lost_worker(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def _of_users() -> tuple[type[Exception], ...]:

@@ -31,7 +31,7 @@ FORMER_FAULTS = {
     "a title that is not UTF-8, in Matroska": ("mkv", 29),
     "a title that is not UTF-8, in FLAC": ("flac", 38),
     "a title that is not UTF-8, in MP3": ("mp3", 113),
-    "many channels": ("mp4", 607),
+    "sound that changes to 14 channels": ("mp4", 607),  # it ended the process
 }
 
 
@@ -39,13 +39,7 @@ FORMER_FAULTS = {
 def test_former_faults(tmp_path, container, index):
     path = tmp_path / f"damaged.{container}"
     path.write_bytes(damaged(container, 0, index)[0])
-    # In a process of its own, since one of them ended the process.
-    code = (
-        "import sys; from pathlib import Path; from benchmarks.fuzz_media import outcome_of\n"
-        "print(outcome_of(Path(sys.argv[1]))[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.strip() in ("decoded", "refused"), done.stdout + done.stderr
+    assert outcome_of(path)[0] in ("decoded", "refused")
 
 
 @pytest.mark.parametrize("container", RECIPES)
