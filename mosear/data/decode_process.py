@@ -190,7 +190,7 @@ class DecodeProcess:
                 reply, arrays = child.ask(request | {"seconds": self.limits.seconds}, self.limits.seconds, arrays_of)
             except _TooSlow:
                 self._drop()
-                raise MediaError(named, "too_slow", f"it was not decoded within {self.limits.seconds:g} s") from None
+                raise MediaError(named, "too_slow", f"it took longer than {self.limits.seconds:g} s") from None
             except _Ended:
                 told = child.end()
                 self._drop()
