@@ -15,11 +15,12 @@ from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
 from mosear.data.decode_process import Decoding
 from mosear.data.lengths import estimate_lengths
-from mosear.data.loader import ResumableLoader, outlive_stop_signals
+from mosear.data.loader import ClipLoader, ResumableLoader, outlive_stop_signals
 from mosear.data.manifest import Manifest, load_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
+from mosear.data.resident import ResidentMedia
 from mosear.data.sample import SampleBuilder
 from mosear.data.sampling import BucketBatchSampler
 from mosear.data.splits import check_split
@@ -51,6 +52,7 @@ class ClipDataModule(LightningDataModule):
         interleave: put the audio track inside its video's token span.
         max_pixels: pixels per frame for the backbone; ``None`` = the checkpoint's own.
         max_tokens: longest sequence; longer clips are refused by name.
+        resident_mb: a split whose encoded media need at most so much memory is read once and kept; 0 keeps none.
         bucket: group clips of like length over this many batches; 1 = plain shuffling, no header is read.
         seed: of the order of the clips.
         prepare: called once before manifests are read (the synthetic corpus renders itself here).
@@ -77,6 +79,7 @@ class ClipDataModule(LightningDataModule):
         interleave: bool = False,
         max_pixels: int | None = None,
         max_tokens: int = 8192,
+        resident_mb: float = 1024.0,
         bucket: int = 50,
         seed: int = 0,
         prepare: Callable[[], Any] | None = None,
@@ -94,7 +97,9 @@ class ClipDataModule(LightningDataModule):
         self.builder = SampleBuilder(
             backbone.processor, backbone.family, prompt, interleave=interleave, max_tokens=max_tokens
         )
+        self.max_resident_bytes = int(resident_mb * 2**20)
         self.manifests: dict[str, Manifest] = {}
+        self.resident: dict[str, ResidentMedia] = {}
 
     def prepare_data(self) -> None:
         """Render or check what the manifests need (once, on one process)."""
@@ -113,18 +118,27 @@ class ClipDataModule(LightningDataModule):
             self.manifests[split] = manifest
         return self.manifests[split]
 
-    def reader(self, manifest: Manifest) -> MediaReader:
-        """Media of a manifest's clips, through the cache when there is one."""
+    def reader(self, manifest: Manifest, resident: ResidentMedia | None = None) -> MediaReader:
+        """Media of a manifest's clips, from memory or through the cache when there is one."""
         # The key names the device, which is known only now: the trainer moves the backbone after this object was made.
         key = CacheKey.of(self.backbone, self.budget, self.max_pixels) if self.cache else None
-        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key, self.decoder)
+        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key, resident, decoder=self.decoder)
 
     def dataset(self, split: str, *, with_answer: bool) -> ClipDataset:
         """The samples of a split."""
         manifest = self.manifest(split)
         return ClipDataset(
-            manifest, self.reader(manifest), self.builder, with_answer=with_answer, on_bad_media=self.on_bad_media
+            manifest,
+            self.reader(manifest, self._resident(split)),
+            self.builder,
+            with_answer=with_answer,
+            on_bad_media=self.on_bad_media,
         )
+
+    def _resident(self, split: str) -> ResidentMedia:
+        if split not in self.resident:
+            self.resident[split] = ResidentMedia(self.max_resident_bytes, len(self.manifest(split)))
+        return self.resident[split]
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled batches with answers; the order is a function of (seed, epoch)."""
@@ -140,7 +154,7 @@ class ClipDataModule(LightningDataModule):
         )
         if trainer is not None:
             sampler.set_epoch(trainer.current_epoch)
-        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options())
+        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options("train", range(len(dataset))))
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation prompts in manifest order."""
@@ -165,7 +179,7 @@ class ClipDataModule(LightningDataModule):
         chosen = self._own_share(split, chosen)
         if len(chosen) < size:
             dataset = Subset(dataset, chosen)
-        return DataLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options())
+        return ClipLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options(split, chosen))
 
     def _own_share(self, split: str, chosen: Sequence[int]) -> Sequence[int]:
         """This process's clips of an evaluation: no clip twice, so the shares may differ by one.
@@ -198,9 +212,12 @@ class ClipDataModule(LightningDataModule):
             self.decoder,
         )
 
-    def _loader_options(self) -> dict[str, Any]:
+    def _loader_options(self, split: str, chosen: Sequence[int]) -> dict[str, Any]:
+        manifest = self.manifest(split)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
+            "resident": self._resident(split),
+            "clip_ids": [manifest[index].id for index in chosen],
             "num_workers": self.num_workers,
             "collate_fn": Collator(self.builder.pad_id),
             "pin_memory": on_gpu,

@@ -18,6 +18,7 @@ from mosear.data.decode_process import Decoder, InlineDecoder
 from mosear.data.manifest import Manifest
 from mosear.data.media import MediaBudget, MediaError, probe
 from mosear.data.media_processor import MediaProcessor
+from mosear.data.resident import ResidentMedia
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
 
 OnBadMedia = Literal["error", "quarantine"]
@@ -62,12 +63,14 @@ class ClipBatch:
         bad: clips left out of ``data``.
         cache_names: per clip of ``data``, the entry to write once its media are encoded (``None``: nothing to write).
         cut: clips of ``data`` that are longer than the budget allows, with the seconds that were used.
+        resident: where to keep the media once they are encoded.
     """
 
     data: OmniBatch | None
     bad: list[BadClip] = field(default_factory=list)
     cache_names: list[str | None] = field(default_factory=list)
     cut: list[tuple[Clip, float]] = field(default_factory=list)
+    resident: ResidentMedia | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """Move the tensors to ``device``."""
@@ -105,6 +108,7 @@ class MediaReader:
         budget: what is decoded at most.
         cache: with ``key``, encoder outputs to use instead of decoding.
         key: the cache's key space.
+        resident: encoded media of the manifest's clips that are in memory.
         decoder: decodes the files; ``None`` = in this process.
     """
 
@@ -115,6 +119,7 @@ class MediaReader:
         budget: MediaBudget,
         cache: FeatureCache | None = None,
         key: CacheKey | None = None,
+        resident: ResidentMedia | None = None,
         decoder: Decoder | None = None,
     ) -> None:
         assert (cache is None) == (key is None), "a cache needs its key space, and the other way round"
@@ -122,7 +127,7 @@ class MediaReader:
         if budget.audio_rate != expected:
             raise ValueError(f"budget.audio_rate={budget.audio_rate} must be {expected}, the backbone's sampling rate.")
         self.manifest, self.processor, self.budget = manifest, processor, budget
-        self.cache, self.key = cache, key
+        self.cache, self.key, self.resident = cache, key, resident
         self.decoder = decoder or InlineDecoder()
 
     def __call__(self, clip: Clip) -> tuple[MediaBatch, str | None]:
@@ -136,6 +141,8 @@ class MediaReader:
         Raises:
             MediaError: if a file is missing, broken, over budget or nothing that the backbone could read.
         """
+        if self.resident is not None and (kept := self.resident.get(clip.id)) is not None:
+            return ReadMedia(kept[0], cut=kept[1] is not None)
         video, audio = self.sources(clip)
         if video is None and audio is None:
             return ReadMedia(MediaBatch())

@@ -106,7 +106,7 @@ def build_cache(
     processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
     decoder = (decode or Decoding(mode="inline")).decoder()
     readings: ConcatDataset[_Reading] = ConcatDataset(
-        [_Readings(MediaReader(manifest, processor, budget, cache, key, decoder)) for manifest in manifests]
+        [_Readings(MediaReader(manifest, processor, budget, cache, key, decoder=decoder)) for manifest in manifests]
     )
     report = BuildReport()
     evicted_before = cache.evicted
