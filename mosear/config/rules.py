@@ -35,7 +35,7 @@ def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
     """Small settings objects check themselves; building one costs nothing."""
     from hydra.utils import instantiate
 
-    for key in ("tuning", "method", "answering", "data.prompt", "data.budget"):
+    for key in ("tuning", "method", "answering", "data.prompt", "data.budget", "data.decode"):
         if (node := OmegaConf.select(cfg, key)) is None:
             continue
         try:

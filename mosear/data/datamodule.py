@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mosear.backbones.partitioned import weights_are_partitioned
 from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
+from mosear.data.decode_process import Decoding
 from mosear.data.lengths import estimate_lengths
 from mosear.data.loader import ClipLoader, ResumableLoader, outlive_stop_signals
 from mosear.data.manifest import Manifest, load_manifest
@@ -39,6 +40,7 @@ class ClipDataModule(LightningDataModule):
         backbone: its processor and family shape the samples.
         prompt: what the model is asked, and the labels.
         budget: what is decoded of a clip at most.
+        decode: where files are decoded, and what one may take; ``None`` = in the process that asks, without limits.
         train: manifest of the training clips, or ``None``.
         val: manifest of the validation clips, or ``None``.
         test: manifest of the test clips, or ``None``.
@@ -65,6 +67,7 @@ class ClipDataModule(LightningDataModule):
         backbone: OmniBackbone,
         prompt: Prompt,
         budget: MediaBudget,
+        decode: Decoding | None = None,
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
@@ -91,6 +94,7 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.on_bad_media, self.max_pixels, self.bucket, self.seed = on_bad_media, max_pixels, bucket, seed
         self.prepare = prepare
+        self.decoder = (decode or Decoding(mode="inline")).decoder()
         self.cache = FeatureCache(cache_dir, max_gb=cache_max_gb) if cache_dir else None
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
         self.builder = SampleBuilder(
@@ -121,7 +125,7 @@ class ClipDataModule(LightningDataModule):
         """Media of a manifest's clips, from memory or through the cache when there is one."""
         # The key names the device, which is known only now: the trainer moves the backbone after this object was made.
         key = CacheKey.of(self.backbone, self.budget, self.max_pixels) if self.cache else None
-        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key, resident)
+        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key, resident, decoder=self.decoder)
 
     def dataset(self, split: str, *, with_answer: bool) -> ClipDataset:
         """The samples of a split."""
@@ -209,8 +213,14 @@ class ClipDataModule(LightningDataModule):
     def _lengths(self, dataset: ClipDataset) -> list[int]:
         if self.bucket == 1:
             return [1] * len(dataset)
-        reader = dataset.reader
-        return estimate_lengths(dataset.manifest, reader.sources, self.backbone.processor, self.budget, self.max_pixels)
+        return estimate_lengths(
+            dataset.manifest,
+            dataset.reader.sources,
+            self.backbone.processor,
+            self.budget,
+            self.max_pixels,
+            self.decoder,
+        )
 
     def _loader_options(self, split: str, chosen: Sequence[int]) -> dict[str, Any]:
         manifest = self.manifest(split)

@@ -14,8 +14,9 @@ from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import check_is_file
+from mosear.data.decode_process import Decoder, InlineDecoder
 from mosear.data.manifest import Manifest
-from mosear.data.media import MediaBudget, MediaError, decode, probe
+from mosear.data.media import MediaBudget, MediaError, probe
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.resident import ResidentMedia
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
@@ -108,6 +109,7 @@ class MediaReader:
         cache: with ``key``, encoder outputs to use instead of decoding.
         key: the cache's key space.
         resident: encoded media of the manifest's clips that are in memory.
+        decoder: decodes the files; ``None`` = in this process.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class MediaReader:
         cache: FeatureCache | None = None,
         key: CacheKey | None = None,
         resident: ResidentMedia | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         assert (cache is None) == (key is None), "a cache needs its key space, and the other way round"
         expected = processor.processor.feature_extractor.sampling_rate
@@ -125,6 +128,7 @@ class MediaReader:
             raise ValueError(f"budget.audio_rate={budget.audio_rate} must be {expected}, the backbone's sampling rate.")
         self.manifest, self.processor, self.budget = manifest, processor, budget
         self.cache, self.key, self.resident = cache, key, resident
+        self.decoder = decoder or InlineDecoder()
 
     def __call__(self, clip: Clip) -> tuple[MediaBatch, str | None]:
         """The media, and the name of the cache entry that should be written from them (``None``: none)."""
@@ -147,8 +151,9 @@ class MediaReader:
             name = self.entry(clip)
             if (cached := self.cache.get(name)) is not None:
                 files = [path for path in (video, audio) if isinstance(path, Path)]
+                # Here, not by the decoder: files with these bytes have been decoded before.
                 return ReadMedia(cached, cut=any(probe(path).is_cut(self.budget) for path in files))
-        media = decode(video, audio, self.budget)
+        media = self.decoder.decode(video, audio, self.budget)
         try:
             return ReadMedia(self.processor(media), name, media.cut)
         except ValueError as error:

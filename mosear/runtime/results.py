@@ -24,6 +24,7 @@ from mosear.runtime.model_card import write_card
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mosear.data.decode_process import Decoder
     from mosear.runtime.assemble import Assembly
 
 Rows = Mapping[str, Sequence[PredictionRow]]
@@ -106,25 +107,29 @@ def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
     clips = parts.system.test_clips() if count > 0 else {}
     if not clips:
         return []
+    from mosear.data.decode_process import DecodeProcess
+
     by_system = [{row.id: row for row in own} for own in rows.values()]
     shown = []
-    for clip_id in choose_examples(list(by_system[-1].values()), count):
-        systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
-        shown.append(Example.from_rows(systems, image=film_strip(parts.system.media(clips[clip_id])[0])))
+    with DecodeProcess() as decoder:
+        for clip_id in choose_examples(list(by_system[-1].values()), count):
+            systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
+            image = film_strip(parts.system.media(clips[clip_id])[0], decoder)
+            shown.append(Example.from_rows(systems, image=image))
     return shown
 
 
-def film_strip(video: Path | None) -> bytes | None:
+def film_strip(video: Path | None, decoder: Decoder) -> bytes | None:
     """A few frames side by side as JPEG; ``None`` if there is no usable video."""
     import numpy as np
     from PIL import Image
 
-    from mosear.data.media import MediaBudget, MediaError, decode
+    from mosear.data.media import MediaBudget, MediaError
 
     if video is None:
         return None
     try:
-        media = decode(video, None, MediaBudget(num_frames=THUMBNAILS, max_pixels=4 * THUMBNAIL_HEIGHT**2))
+        media = decoder.decode(video, None, MediaBudget(num_frames=THUMBNAILS, max_pixels=4 * THUMBNAIL_HEIGHT**2))
     except MediaError:
         return None
     assert media.frames is not None

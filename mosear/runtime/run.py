@@ -12,6 +12,7 @@ from torch import nn
 from mosear.backbones import load_backbone
 from mosear.config.foreign import TRUST, without_code
 from mosear.data.budget import MediaBudget
+from mosear.data.decode_process import Decoding
 from mosear.data.prompt import Prompt
 from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained_adapter
 from mosear.runtime.adapters import load_adapter
@@ -116,6 +117,8 @@ class Run:
 
         options = _settings(self.cfg.data)
         options |= {"prompt": self.prompt, "budget": self.budget, "prepare": None, "val_subset": None, **changes}
+        if options.get("decode") is not None:  # runs of earlier releases say nothing about it
+            options["decode"] = Decoding(**_settings(self.cfg.data.decode))
         return ClipDataModule(backbone=backbone, **options)
 
     def prepare_clips(self) -> None:

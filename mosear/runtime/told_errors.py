@@ -12,6 +12,10 @@ from mosear.torchrun import end_with
 
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
 """What a system says about files that may not be written or read, and about disks that are full."""
+LOST_WORKER = (
+    "Such a process reads clips. Either the machine has too little memory for data.num_workers of them, or FFmpeg did "
+    "not survive a media file: data.decode.mode=process names that file and goes on."
+)
 
 
 class JobFailed(Exception):
@@ -29,6 +33,8 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if _is_of_a_lost_worker(error):
+            _end(f"{str(error).strip(' .')}. {LOST_WORKER}")
         if isinstance(error, _of_users()):
             # A loader's worker hands an error over as its whole traceback, at whose end the sentence stands.
             _end(str(error).rpartition("BadClipError: ")[2].strip())
@@ -48,6 +54,10 @@ def _end(message: str) -> NoReturn:
         print(message, file=sys.stderr)
         raise JobFailed(message)
     end_with(message)
+
+
+def _is_of_a_lost_worker(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def _of_users() -> tuple[type[Exception], ...]:
