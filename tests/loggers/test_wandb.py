@@ -263,6 +263,10 @@ def test_jobs_of_one_process_have_runs_of_their_own(tmp_path, offline):
                     raise error
         except BaseException as raised:
             assert raised is error
+    end = time.monotonic() + 60
+    while any(run.exit_code is None for name in ends for run in offline_runs(tmp_path / name)):
+        assert time.monotonic() < end, "W&B's own process writes the last record"
+        time.sleep(0.2)
     runs = {name: offline_runs(tmp_path / name) for name in ends}
     assert [len(own) for own in runs.values()] == [1, 1, 1]
     assert [own[0].exit_code for own in runs.values()] == [0, 1, 75]

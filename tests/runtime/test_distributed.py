@@ -88,7 +88,10 @@ def largest_distance(data_dir: Path, tmp_path: Path, trainers: tuple[str, ...], 
 @RunIf(deepspeed=True)
 def test_ddp_and_zero2_equal_one_process(data_dir: Path, tmp_path: Path) -> None:
     """MoSE with conflict mixing: faces and voices of different processes meet as they do in one."""
-    assert largest_distance(data_dir, tmp_path, ("ddp", "zero2"), mosear=["+experiment=mosear"]) < FP32
+    # With one untouched clip in four some gradients are nearly 0, and AdamW takes whole steps by their signs.
+    few = ["+experiment=mosear", "optimizer=sgd"]
+    variants = {"mosear": ["+experiment=mosear", "method.rate=0.5"], "few-untouched": few}
+    assert largest_distance(data_dir, tmp_path, ("ddp", "zero2"), **variants) < FP32
     runs = [(f"{name}-mosear", rank) for name in ("ddp", "zero2") for rank in (0, 1)]
     losses = [facts(tmp_path / "together" / name, rank)["losses"] for name, rank in runs]
     assert losses[0] == pytest.approx(facts(tmp_path / "alone" / "cpu-mosear")["losses"], rel=1e-4)
