@@ -123,7 +123,7 @@ def _panel(panel: Panel, rows: Sequence[tuple[Row, float]], left: float, top: fl
 def chart(title: str, note: str, rows: Sequence[Row], panels: Sequence[Panel], *, bars: bool, theme: str) -> str:
     """Panels beside each other, in as many lines as a page needs, with the rows' names on the left of each."""
     names = max(_LETTER * len(row.name) for row in rows) + _MARGIN + 12
-    names = max(names, *(_LETTER * len(row.heading) + _MARGIN for row in rows))
+    names = max(names, *(7.2 * len(row.heading) + _MARGIN + 6 for row in rows))
     step = _PLOT + _NUMBER + _GAP
     lines = math.ceil(len(panels) / max(1, int((_PAGE - names) // step)))
     across = math.ceil(len(panels) / lines)
