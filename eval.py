@@ -1,50 +1,6 @@
-"""Evaluate a backbone and its adapter: ``python eval.py run=outputs/mosear/<time> benchmark=synthetic``.
+"""``python eval.py run=outputs/mosear/<time>`` is ``mosear evaluate`` in a checkout."""
 
-``run=DIR`` names a finished run; ``adapter=DIR`` its adapter alone. Backbone, question, labels and budgets are those of
-the run, unless the command line or the benchmark says otherwise.
-"""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from mosear.config.adapter_options import offer_adapters
-from mosear.config.command_line import refuse_mistakes
-from mosear.config.renamed import refuse_renamed
-from mosear.torchrun import first_reports, processes_start, register_resolvers
-
-register_resolvers()
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
-def main(cfg: DictConfig) -> float | None:
-    """Take the run's settings, validate the config and evaluate; returns the conflict mean."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from mosear.config.of_run import with_settings_of_run
-    from mosear.runtime.checks import check_evaluation
-    from mosear.runtime.told_errors import told_errors
-
-    with told_errors():
-        cfg = with_settings_of_run(cfg, list(HydraConfig.get().overrides.task))
-        check_evaluation(cfg)
-        processes_start()
-        if cfg.dry_run:
-            from mosear.planning.dry_run import report
-
-            return report(cfg)
-        from mosear.runtime.flows import evaluate
-
-        return evaluate(cfg)["conflict_mean"]
-
+from mosear.commands.evaluate import main
 
 if __name__ == "__main__":
-    with first_reports():
-        refuse_renamed(sys.argv[1:])
-        refuse_mistakes(sys.argv[1:], Path(__file__).parent / "conf", "eval")
-        offer_adapters(sys.argv[1:])
-        main()
+    main()

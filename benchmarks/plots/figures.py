@@ -246,6 +246,16 @@ FIGURES = (
         labels=4,
     ),
     Figure(
+        "damaged-files",
+        "What becomes of damaged files",
+        "Of 1,000 files of each container; every other outcome is a fault",
+        "data.md",
+        ("decoded", "refused"),
+        ("zero",),
+        bars=True,
+        find=("container",),
+    ),
+    Figure(
         "memory",
         "Memory per process in GiB, by trainer",
         "Estimates; those that spread, on 8 GPUs",

@@ -1,7 +1,8 @@
-"""Calibrated steering: ``python -m mosear calibrate --policy chase --backbone tiny-omni``.
+"""Find steering settings on validation clips.
 
-Searches settings on validation clips, such that consistent clips lose nothing, and writes one JSON for
-``steering.settings``. An interrupted call goes on where it was when it is repeated.
+``mosear calibrate --policy chase --backbone tiny-omni`` searches settings on validation clips, such that consistent
+clips lose nothing, and writes one JSON for ``steering.settings``. An interrupted call goes on where it was when it is
+repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mosear.steering.calibration.searches import searchable
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear calibrate",
+        prog="mosear calibrate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parse_arguments(arguments))
     from rich.console import Console
 
-    from mosear.runtime.assemble import quiet_libraries
     from mosear.runtime.calibrate import Calibration, calibrate, readable, result_table
+    from mosear.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     calibration = Calibration(**options)

@@ -1,7 +1,7 @@
-"""A MoSE adapter as a plain LoRA: ``python -m mosear export RUN/adapter --to lora``.
+"""Write a MoSE adapter as a plain LoRA.
 
-Freezes gate, token masks and routers at constants taken from a manifest, writes a standard PEFT LoRA that needs no
-mosear to load, and prints what accuracy that costs on the manifest.
+``mosear export RUN/adapter --to lora`` freezes gate, token masks and routers at constants taken from a manifest, writes
+a standard PEFT LoRA that needs no mosear to load, and prints what accuracy that costs on the manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mosear.predict import TRUST_HELP
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear export",
+        prog="mosear export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = vars(parse_arguments(arguments))
     options.pop("to")
-    from mosear.runtime.assemble import quiet_libraries
     from mosear.runtime.export import Export, cost_table, export_lora
+    from mosear.runtime.quiet import quiet_libraries
 
     quiet_libraries()
     export = Export(**options)

@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     from mosear.data.sources import NAMES
 
     parser = argparse.ArgumentParser(
-        prog="python -m mosear prepare",
+        prog="mosear prepare",
         description="Read the published layout of a data set, check it, and write a manifest. Media stays where it is.",
         epilog="docs/benchmarks.md shows the tree that each importer expects.",
     )

@@ -94,9 +94,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="mosear aggregate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", help="run directories, multirun directories, or NAME=DIRECTORY")
     parser.add_argument(
         "--minus",
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--reference", nargs="+", default=[], help="runs on a control backbone")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     parser.add_argument("--n-boot", type=int, default=N_BOOT, help=f"bootstrap replicates ({N_BOOT})")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         benchmark = collect(args.runs, args.reference)
         text = markdown(table(benchmark, n_boot=args.n_boot))

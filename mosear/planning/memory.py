@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from mosear.backbones.families import family_of
 from mosear.backbones.families.base import OmniFamily
 from mosear.backbones.loading import DTYPES, recompute_layers
 from mosear.backbones.published import known_config
+from mosear.config.shipped import CONF
 from mosear.methods.answer_tuning import AnswerTuning
 from mosear.methods.base import Method
 from mosear.methods.step_trace import StepTrace
@@ -31,7 +31,6 @@ from mosear.planning.clip import LongestClip, MediaBytes, longest_clip, media_by
 from mosear.planning.plan import CARDS, FLOAT32, PLANS, Plan, Weights, plan_of, static_bytes, usable
 from mosear.planning.trace import Traced, fake, trace_evaluation, trace_training
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 ASSUMED_GPUS = 8
 
 
@@ -239,15 +238,17 @@ def compose_train(overrides: Sequence[str]) -> DictConfig:
         return compose("train", overrides=["run_dir=.", *overrides])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="mosear memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpus", type=int, help="processes (default: the config's, else 8)")
     parser.add_argument("--tokens", type=int, help="length of every sequence instead of what the budgets admit")
-    args, overrides = parser.parse_known_args()
+    args, overrides = parser.parse_known_args(arguments)
     try:
         found = estimate(compose_train(overrides), gpus=args.gpus, tokens=args.tokens)
     except (ValueError, HydraException, OmegaConfBaseException) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import Table
 from mosear.loggers.build import build_loggers
 from mosear.methods.system import System
+from mosear.runtime.quiet import quiet_libraries
 from mosear.steering.configured import steering_policy
 from mosear.torchrun import in_turn, launched_rank
 
@@ -90,28 +90,3 @@ def versions() -> dict[str, str]:
 
     names = ("torch", "transformers", "peft", "lightning", "av", "datasets")
     return {"mosear": __version__, **{name: version(name) for name in names}}
-
-
-def quiet_libraries() -> None:
-    """Hide messages that ask nothing of the user; everything else stays."""
-    import os
-
-    from transformers.utils import logging as transformers_logging
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.disable_progress_bar()
-    if launched_rank() > 0:  # other processes write to their own logs; on the terminal they only warn
-        for handler in logging.getLogger().handlers:
-            if type(handler) is logging.StreamHandler:
-                handler.setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # Few loader processes are a choice, short epochs still log their end, a frozen backbone is in eval mode on purpose,
-    # and two libraries call what they themselves, or their dependencies, have deprecated.
-    for message in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*in eval mode at the start of training.*",
-        ".*is_gradient_checkpointing. is deprecated.*",
-        ".*isinstance.treespec, LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-import mosear
 from mosear.backbones.labels import LabelTrie
 from mosear.backbones.tiny import EMBEDDED
+from mosear.config.shipped import CONF
 from mosear.data.batches import split_samples
 from mosear.data.manifest import Manifest, load_manifest
 from mosear.data.same_media import with_same_media
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mosear.data.datamodule import ClipDataModule
 
 SPLIT = "val"
-CONF = Path(mosear.__file__).parents[1] / "conf"
 
 
 def backbone_config(backbone: str, manifest: Path | None, overrides: Sequence[str]) -> DictConfig:
@@ -41,10 +40,8 @@ def backbone_config(backbone: str, manifest: Path | None, overrides: Sequence[st
         overrides: as for ``eval.py``.
 
     Raises:
-        ValueError: if there is no ``conf/``, or it does not know what the overrides say.
+        ValueError: if the config does not know what the overrides say.
     """
-    if not CONF.is_dir():
-        raise ValueError(f"{CONF} is missing: calibrating a bare backbone reads it. Run from a checkout of mosear.")
     embedded = backbone in EMBEDDED
     group = backbone.replace("-", "_") if embedded else "checkpoint"
     given = [f"backbone={group}", "run_dir=."]

@@ -77,14 +77,14 @@ def test_every_picture_is_shown_somewhere() -> None:
 
 def test_the_results_page_has_the_numbers_of_the_full_tables() -> None:
     sources = {
-        "the backbones as they are": ("both-natural", "zero-shot"),
-        "their late fusion": ("both-natural", "zero-shot, late fusion"),
-        "late fusion + transcript": ("both-natural", "zero-shot, late fusion + transcript"),
-        "LoRA + conflict mixing": ("both-natural", "lora_mixing"),
-        "MoSE + conflict mixing": ("both-natural", "mosear"),
+        "the backbones as they are": ("both-natural-long", "zero-shot"),
+        "their late fusion": ("both-natural-long", "zero-shot, late fusion"),
+        "late fusion + transcript": ("both-natural-long", "zero-shot, late fusion + transcript"),
+        "LoRA + conflict mixing": ("both-natural-long", "lora_mixing"),
+        "MoSE + conflict mixing": ("both-natural-long", "mosear"),
         "AR, no training": ("both-steered", "zero-shot + ar"),
         "CHASE, no training": ("both-steered", "zero-shot + chase"),
-        "the control without the bias": ("both-natural", "tiny-omni-balanced, zero-shot"),
+        "the control without the bias": ("both-natural-long", "tiny-omni-balanced, zero-shot"),
     }
     columns = ("consistent", "video aligned", "audio aligned", "contextual", "conflict mean", "gap")
     page = read(DOCS / "results.md", ("system", *columns))

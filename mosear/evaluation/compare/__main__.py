@@ -1,4 +1,4 @@
-"""One page that compares runs: ``python -m mosear.evaluation.compare outputs/eval/* --out comparison.html``.
+"""One page that compares runs: ``mosear compare outputs/eval/* --out comparison.html``.
 
 Tables and plots with intervals, tests against a reference system that are corrected for their number, and the clips
 themselves to look at. The page is one file without outside resources; media are linked by relative paths.
@@ -7,15 +7,16 @@ themselves to look at. The page is one file without outside resources; media are
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from mosear.evaluation.compare import CLIPS, N_BOOT, compare
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mosear.evaluation.compare",
+        prog="mosear compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--media", type=Path, help="directory that media paths are relative to")
     parser.add_argument("--n-boot", type=int, default=N_BOOT, help=f"bootstrap replicates ({N_BOOT})")
     parser.add_argument("--title", help="heading of the page")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         scored = compare(
             args.runs,

@@ -1,0 +1,5 @@
+"""Print one table over many runs, with intervals."""
+
+from mosear.evaluation.aggregate import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""Answer for single clips."""
+
+from mosear.predict import main
+
+__all__ = ["main"]

@@ -1,0 +1,51 @@
+"""Tune an adapter on a backbone, test it, write a report.
+
+``mosear train +experiment=mosear``, or ``python train.py +experiment=mosear`` in a checkout; ``--help`` explains the
+options. Heavy imports happen after the command line has been understood.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from mosear.config.command_line import refuse_mistakes
+from mosear.config.renamed import refuse_renamed
+from mosear.config.shipped import CONF
+from mosear.startup import quick_imports
+from mosear.torchrun import first_reports, processes_start, register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def run(cfg: DictConfig) -> float | None:
+    """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
+    from mosear.runtime.checks import check_training
+    from mosear.runtime.told_errors import told_errors
+
+    with told_errors():
+        with quick_imports():
+            check_training(cfg)
+        processes_start()
+        if cfg.dry_run:
+            from mosear.planning.dry_run import report
+
+            report(cfg)
+            return None
+        from mosear.runtime.flows import train
+
+        return train(cfg)["conflict_mean"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; Hydra reads ``sys.argv``."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
+    with first_reports():
+        refuse_renamed(sys.argv[1:])
+        refuse_mistakes(sys.argv[1:], CONF, "train")
+        run()
