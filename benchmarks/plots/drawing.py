@@ -68,10 +68,11 @@ def style(theme: str) -> str:
 
 def picture(body: str, width: float, height: float, *, label: str, theme: str) -> str:
     """A whole SVG file on a card of its own, which stays readable on any page."""
+    width, height = math.ceil(width), math.ceil(height)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{width:.0f}" '
-        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">{style(theme)}'
-        f'<rect class="page" x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="10"/>{body}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}">{style(theme)}'
+        f'<rect class="page" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10"/>{body}</svg>\n'
     )
 
 
