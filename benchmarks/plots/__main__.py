@@ -20,6 +20,7 @@ from benchmarks.plots.growth import growth
 
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "images" / "plots"
+WINDOW = "1200,900"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -45,7 +46,7 @@ def write(docs: Path, target: Path) -> list[Path]:
     return [target / name for name in drawn]
 
 
-def screenshot(page: Path, target: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+def screenshot(page: Path, target: Path) -> None:
     """The top of a page as PNG."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -55,8 +56,7 @@ def screenshot(page: Path, target: Path, *, width: int = 1200, height: int = 900
     with tempfile.TemporaryDirectory() as profile:
         options = [
             "headless", "no-sandbox", "disable-gpu", "hide-scrollbars", f"user-data-dir={profile}",
-            f"window-size={width},{height}", f"screenshot={target.resolve()}",
-            *(["blink-settings=preferredColorScheme=0"] if dark else []),
+            f"window-size={WINDOW}", f"screenshot={target.resolve()}",
         ]  # fmt: skip
         command = [browser, *(f"--{option}" for option in options), page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=180)

@@ -10,11 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from benchmarks.options import ROOT
 from benchmarks.plots.__main__ import DOCS, PLOTS, pictures, write
 from benchmarks.plots.figures import FIGURES, MAIN, of_tables
 from benchmarks.plots.tables import Table, read, tables, value
+from tests.helpers.browser import CHROMIUM
 
 _STRICT = re.compile(r"[+-]? ?\d[\d,]*\.?\d*( [\[(][^\])]*[\])]|%| [GM]i?B)?")
 _PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "site" not in path.parts]
@@ -128,3 +130,18 @@ def test_a_screenshot_of_no_run_is_refused_in_a_sentence(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "finished run" in done.stderr or "PATH" in done.stderr
+
+
+def test_the_screenshot_of_the_readme_is_small() -> None:
+    assert (DOCS / "images" / "report.png").stat().st_size < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (not on the PATH)")
+def test_a_screenshot_shows_the_top_of_a_report(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<body style='margin:0;background:#0000ff;height:3000px'>", encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.plots", "screenshot", str(tmp_path), "--out", str(tmp_path / "x.png")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == (1200, 900)
+        assert picture.convert("RGB").getpixel((600, 450)) == (0, 0, 255)
