@@ -31,6 +31,7 @@ OWN = {
     "data": ("mosear.data.datamodule.ClipDataModule", "mosear.data.ClipDataModule"),
     "data.prompt": ("mosear.data.prompt.Prompt",),
     "data.budget": ("mosear.data.media.MediaBudget", "mosear.data.budget.MediaBudget"),
+    "data.decode": ("mosear.data.decode_process.Decoding",),
     "data.prepare": ("mosear.data.synthetic.corpus.ensure_corpus",),
 }
 """The sections that a reopened run reads, and what may build each."""

@@ -66,7 +66,7 @@ def test_the_second_pass_is_the_same_and_reads_no_file(system, tmp_path, cached,
     first = encoded(own, own.data.test_dataloader())
     assert_same(first, encoded(plain, plain.data.test_dataloader()))
     monkeypatch.setattr(FeatureCache, "get", lambda *_: pytest.fail("read a file"))
-    monkeypatch.setattr("mosear.data.dataset.decode", lambda *_: pytest.fail("decoded a file"))
+    monkeypatch.setattr("mosear.data.decode_process.decode", lambda *_: pytest.fail("decoded a file"))
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("started a process"))
     assert_same(first, encoded(own, own.data.test_dataloader()))
 

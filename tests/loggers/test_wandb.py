@@ -79,6 +79,7 @@ def run_dir(home):
         "data.val_subset=null",
         "data.eval_batch_size=50",
         f"hydra.run.dir={run_dir}",
+        "resume=auto",
         *WHOLE,
     ]
     killed = start(home, *overrides)
