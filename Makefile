@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-slow check format results regression gpu-check clean
+.PHONY: help env train test test-slow check format results plots docs regression gpu-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,10 +35,11 @@ test: env ## run the fast tests
 test-slow: env ## run the slow and the multi-process tests
 	$(BIN)/python -m pytest -m "slow or multinode" $(ARGS)
 
-check: env ## lint, formatting, types
+check: env ## lint, formatting, types, links of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mosear
+	$(BIN)/python -m pytest -q tests/docs/test_doc_links.py
 
 format: env ## format the sources
 	$(BIN)/ruff check --fix .
@@ -46,6 +47,13 @@ format: env ## format the sources
 
 results: env ## rerun the tables of docs/results.md (hours; ARGS='--test-clips 300 --seeds 0' for a quick look)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+plots: env ## draw the pictures of the documentation from its tables
+	$(BIN)/python -m benchmarks.plots
+
+docs: env ## build the documentation as a site, in site/index.html
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 regression: env ## compare measured ratios with the stored ones (minutes; exit code 1 if one rose)
 	$(BIN)/python -m benchmarks.regression $(ARGS)

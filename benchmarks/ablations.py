@@ -12,6 +12,7 @@ import argparse
 
 from benchmarks.options import ROOT
 from benchmarks.results import Study, add_study_options, changed, recipe_of_before
+from benchmarks.table_page import write_page
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONE, DATA = "tiny_omni", "synthetic"
@@ -68,9 +69,8 @@ def main() -> None:
         return
     benchmark = collect(runs)
     pairs = [(name, FULL) for name in benchmark.systems if name != FULL]
-    text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
-    (ROOT / "docs" / "tables" / "ablations.md").write_text(text, encoding="utf-8")
-    print(text)
+    page = ROOT / "docs" / "tables" / "ablations.md"
+    print(write_page(page, markdown(table(benchmark)), markdown(differences(benchmark, pairs))))
 
 
 if __name__ == "__main__":

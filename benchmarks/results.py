@@ -19,6 +19,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from benchmarks.options import CONF, ROOT
+from benchmarks.table_page import write_page
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONES = {"tiny_omni": "tiny-omni", "tiny_omni_beta4": "tiny-omni-beta4", "tiny_omni_balanced": "tiny-omni-balanced"}
@@ -134,7 +135,6 @@ class Study:
 def write_tables(study: Study, args: argparse.Namespace) -> None:
     """One file per backbone and training flavour, and one over the biased backbones together; the control in each."""
     tables = ROOT / "docs" / "tables"
-    tables.mkdir(parents=True, exist_ok=True)
     biased = [backbone for backbone in args.backbones if backbone != CONTROL]
     groups = {backbone: [backbone] for backbone in args.backbones}
     groups |= {"both": biased} if len(biased) > 1 else {}
@@ -144,9 +144,8 @@ def write_tables(study: Study, args: argparse.Namespace) -> None:
             runs.append(study.tuned(backbone, data, recipe, seed))
         benchmark = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
         pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
-        text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
-        (tables / f"{name}-{DATA[data]}{study.suffix}.md").write_text(text, encoding="utf-8")
-        print(text)
+        page = tables / f"{name}-{DATA[data]}{study.suffix}.md"
+        print(write_page(page, markdown(table(benchmark)), markdown(differences(benchmark, pairs))))
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:

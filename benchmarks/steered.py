@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.options import ROOT
 from benchmarks.results import BACKBONES, CONTROL, Study, add_study_options
+from benchmarks.table_page import write_page
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 POLICIES = {"ar": [], "chase": [], "chase_heads": ["--detector", "heads"], "chase_oracle": []}
@@ -86,11 +87,8 @@ def publish(study: Study, name: str, runs: list[Path], plain: str, policies: lis
         if policy != "chase_oracle"
         for rule in ("", " + transcript")
     ]
-    text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
     target = ROOT / "docs" / "tables" / f"{name}-steered.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
-    print(text)
+    print(write_page(target, markdown(table(benchmark)), markdown(differences(benchmark, pairs))))
 
 
 def main() -> None:
