@@ -30,6 +30,7 @@ def example_card(example: Example, labels: Sequence[str], colours: Mapping[str, 
     read = {name: values for name, values in _defined(example.readings).items() if name in READING_NAMES}
     if any(len(values) != len(labels) for values in (*systems.values(), *read.values())):
         raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
+    columns: list[tuple[str, str, Sequence[float] | None]]
     columns = [(in_words(name), colours[name], values) for name, values in systems.items()]
     if any(values is not None for values in example.readings.values()):
         columns += [(name, _SHADES[key], read.get(key)) for key, name in READING_NAMES.items()]
