@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes of `make test`, one torch thread each; 0 runs the tests in one process.
+WORKERS ?= logical
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -28,7 +30,7 @@ train: env ## tune and test the embedded backbone, write a report (ARGS="key=val
 	$(BIN)/python train.py +experiment=mosear $(ARGS)
 
 test: env ## run the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: env ## run the slow and the multi-process tests
 	$(BIN)/python -m pytest -m "slow or multinode" $(ARGS)

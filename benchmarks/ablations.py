@@ -2,7 +2,7 @@
 
 Every row is a short form of ``train.py +experiment=mosear`` (a third of the steps, no prior for faces, no term for the
 gate) with one change; same data, steps and total rank unless the change is about them. The recipe itself, without
-mixing and as a plain LoRA, are runs of ``benchmarks.results --short`` and shared with it. A finished run is not
+mixing and as a plain LoRA, are runs of ``benchmarks.results --form short`` and shared with it. A finished run is not
 repeated. The table is written to ``docs/tables/ablations.md``, with the difference of every row to the short recipe.
 """
 
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.options import ROOT
-from benchmarks.results import Study, add_study_options, changed, short_form
+from benchmarks.results import Study, add_study_options, changed, recipe_of_before
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
 BACKBONE, DATA = "tiny_omni", "synthetic"
 FULL = "mosear"
+FORM = "short"
 SHARED = (FULL, "mosear_plain", "lora_mixing")
 VARIATIONS: dict[str, list[str]] = {
     "mixing rate 0.25": ["method.rate=0.25"],
@@ -54,14 +55,14 @@ def main() -> None:
     )
     add_study_options(parser)
     args = parser.parse_args()
-    study = Study(args.out.resolve(), args.test_clips, short=True)
+    study = Study(args.out.resolve(), args.test_clips, form=FORM)
     runs = []
     for seed in args.seeds:
         runs += [study.tuned(BACKBONE, DATA, name, seed) for name in SHARED]
         for name in args.only:
             if name in DETAILS and seed != args.seeds[0]:
                 continue
-            overrides = [*changed(short_form(FULL), (VARIATIONS | DETAILS)[name]), f"name={slug(name)}"]
+            overrides = [*changed(recipe_of_before(FULL, FORM), (VARIATIONS | DETAILS)[name]), f"name={slug(name)}"]
             runs.append(study.variation(f"{slug(name)}-{seed}", FULL, seed, overrides))
     if args.only_runs:
         return

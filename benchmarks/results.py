@@ -27,9 +27,13 @@ DATA = {"synthetic": "natural", "synthetic_voice_dominant": "voice-dominant"}
 NO_PRIOR = ["method.visual_prior=0"]
 EXTRA = {"synthetic": [], "synthetic_voice_dominant": NO_PRIOR}
 """The mixing recipes' prior for faces was chosen on validation clips for natural training clips; for these it is 0."""
-SHORT = ["trainer.max_epochs=8"]
-SHORT_GATE = ["adapter.kl_weight=0"]
-"""What the recipes were when they were first measured (``--short``, without a prior); the second for a gate's."""
+RECIPES_OF_BEFORE = {
+    "long": ["trainer.max_epochs=24", "tuning.learning_rate=2e-3"],
+    "short": ["trainer.max_epochs=8", "tuning.learning_rate=2e-3"],
+}
+"""``--form``: as the recipes were when the tables of that name were measured."""
+MIXING_OF_BEFORE = {"long": ["method.rate=0.5"], "short": ["method.rate=0.5", *NO_PRIOR]}
+GATE_OF_BEFORE = {"long": [], "short": ["adapter.kl_weight=0"]}
 GATED = ("mosear", "mosear_plain")
 EXPERIMENTS = ("lora", "mosear_plain", "lora_mixing", "mosear")
 FUSION = "zero-shot, late fusion"
@@ -54,9 +58,10 @@ def mixes(experiment: str) -> bool:
     return {"override /method": "conflict_mixing_synthetic"} in recipe.defaults
 
 
-def short_form(experiment: str) -> list[str]:
-    """What makes a recipe short."""
-    return [*SHORT, *(NO_PRIOR if mixes(experiment) else []), *(SHORT_GATE if experiment in GATED else [])]
+def recipe_of_before(experiment: str, form: str) -> list[str]:
+    """What makes a recipe the one of an earlier form."""
+    mixing = MIXING_OF_BEFORE[form] if mixes(experiment) else []
+    return [*RECIPES_OF_BEFORE[form], *mixing, *(GATE_OF_BEFORE[form] if experiment in GATED else [])]
 
 
 class Study:
@@ -65,16 +70,16 @@ class Study:
     Args:
         out: directory of all runs.
         test_clips: per test subset; a third of them where a modality is missing.
-        short: tune by :func:`short_form`.
+        form: tune as the recipes are (``None``) or by :func:`recipe_of_before`.
     """
 
-    def __init__(self, out: Path, test_clips: int, *, short: bool = False) -> None:
-        self.out, self.test_clips, self.short = out, test_clips, short
+    def __init__(self, out: Path, test_clips: int, *, form: str | None = None) -> None:
+        self.out, self.test_clips, self.form = out, test_clips, form
 
     @property
-    def form(self) -> str:
+    def suffix(self) -> str:
         """Behind the names of what is tuned."""
-        return "-short" if self.short else ""
+        return f"-{self.form}" if self.form else ""
 
     def bare(self, backbone: str) -> Path:
         """The backbone without an adapter, with its unimodal readings."""
@@ -83,9 +88,9 @@ class Study:
 
     def tuned(self, backbone: str, data: str, experiment: str, seed: int) -> Path:
         """An adapter of one seed."""
-        target = self.out / f"{backbone}-n{self.test_clips}" / f"{DATA[data]}{self.form}" / f"{experiment}-{seed}"
+        target = self.out / f"{backbone}-n{self.test_clips}" / f"{DATA[data]}{self.suffix}" / f"{experiment}-{seed}"
         extra = EXTRA[data] if mixes(experiment) else []
-        changes = changed(extra, short_form(experiment) if self.short else [])
+        changes = changed(extra, recipe_of_before(experiment, self.form) if self.form else [])
         overrides = [f"+experiment={experiment}", f"backbone={backbone}", f"data={data}", f"seed={seed}", *changes]
         return self.run(target, "train.py", [*overrides, "zero_shot=false", "answering.readings=false"])
 
@@ -140,7 +145,7 @@ def write_tables(study: Study, args: argparse.Namespace) -> None:
         benchmark = collect(runs, [] if backbones == [CONTROL] else [study.bare(CONTROL)])
         pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
         text = markdown(table(benchmark)) + "\n" + markdown(differences(benchmark, pairs))
-        (tables / f"{name}-{DATA[data]}{study.form}.md").write_text(text, encoding="utf-8")
+        (tables / f"{name}-{DATA[data]}{study.suffix}.md").write_text(text, encoding="utf-8")
         print(text)
 
 
@@ -159,11 +164,13 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES)[:2], choices=list(BACKBONES))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument(
-        "--short", action="store_true", help="a third of the steps, no prior for faces, no term for a gate"
+        "--form",
+        choices=sorted(RECIPES_OF_BEFORE),
+        help="recipes of before: of 24 epochs, or of 8 without prior",
     )
     add_study_options(parser)
     args = parser.parse_args()
-    study = Study(args.out.resolve(), args.test_clips, short=args.short)
+    study = Study(args.out.resolve(), args.test_clips, form=args.form)
     for backbone in dict.fromkeys([*args.backbones, CONTROL]):
         study.bare(backbone)
     for seed in args.seeds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,18 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def os_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises what a library says about the system (``... (os error 28)``) as the :class:`OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        code = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

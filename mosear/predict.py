@@ -12,7 +12,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mosear.startup import quick_imports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,26 +54,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_arguments(arguments)
 
-    from mosear.runtime.predictor import Predictor
-    from mosear.runtime.quiet import quiet_libraries
-
-    quiet_libraries()
-    options = {
-        "method": "generate" if args.generate else "score",
-        "max_new_tokens": args.max_new_tokens,
-        "trust_remote_code": args.trust_remote_code,
-    }
     try:
-        if args.adapter:
-            predictor = Predictor.from_run(args.adapter, args.backbone, **options)
-        else:
-            predictor = Predictor.bare(args.backbone or "tiny-omni", **options)
+        predictor = load(args)
         with predictor.steered(args.steering) if args.steering else nullcontext():
             show(list(predictions(predictor, args)), args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The model that answers."""
+    with quick_imports(without=unneeded(args)):
+        from mosear.runtime.predictor import Predictor
+        from mosear.runtime.quiet import quiet_libraries
+
+        quiet_libraries()
+        options = {
+            "method": "generate" if args.generate else "score",
+            "max_new_tokens": args.max_new_tokens,
+            "trust_remote_code": args.trust_remote_code,
+        }
+        if args.adapter:
+            return Predictor.from_run(args.adapter, args.backbone, **options)
+        return Predictor.bare(args.backbone or "tiny-omni", **options)
+
+
+def unneeded(args: argparse.Namespace) -> tuple[str, ...]:
+    """Optional libraries that PEFT imports if they are there, and an embedded backbone does not need."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from mosear.backbones.tiny import EMBEDDED
+
+    name, quantization = args.backbone or "tiny-omni", None
+    if args.adapter:
+        places = [Path(args.adapter) / "config.yaml", Path(args.adapter).parent / "config.yaml"]
+        try:
+            cfg = OmegaConf.load(next(place for place in places if place.is_file()))
+            name = args.backbone or OmegaConf.select(cfg, "backbone.name")
+            quantization = OmegaConf.select(cfg, "backbone.quantization")
+        except (StopIteration, ValueError, YAMLError, OSError, OmegaConfBaseException):
+            return ()  # Run.open says what is wrong
+    return ("bitsandbytes", "scipy", "triton") if name in EMBEDDED and quantization is None else ()
 
 
 def predictions(predictor: Predictor, args: argparse.Namespace) -> Iterator[tuple[str, Prediction]]:

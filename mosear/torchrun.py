@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 PREFIX = "mosear"
 PATIENCE = timedelta(hours=12)
@@ -116,6 +116,18 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("started", started, replace=True)
     OmegaConf.register_new_resolver("run_log", log_name, replace=True)
+
+
+MISTAKE = 2
+"""Exit status after a mistake that the user can mend."""
+
+
+def end_with(message: str) -> NoReturn:
+    """End the program with a message on stderr; among several processes it is settled who prints it."""
+    if launched_world() > 1:
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(MISTAKE)
 
 
 @contextmanager

@@ -152,6 +152,7 @@ RANKS = {
     "registration": 0,
     "roles": 0,
     "settings": 0,
+    "startup": 0,
     "tensor_buffer": 0,
     "torchrun": 0,
     "backbones": 1,

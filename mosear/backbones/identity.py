@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.loading import load_backbone
 from mosear.backbones.partitioned import shape_of, whole
 
 FILE = "mosear.json"
@@ -96,6 +97,22 @@ def save_identity(directory: Path, name: str, found: Mapping[str, Any]) -> None:
     """
     content = {"backbone": {"name": name, **found}}
     (directory / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def describe(directory: str | Path, source: str, *, name: str | None = None) -> None:
+    """Write the file beside an adapter of an earlier version, which has none.
+
+    Args:
+        directory: of the adapter.
+        source: the backbone that it was trained on: embedded name, checkpoint directory or hub id.
+        name: what the adapter calls it; ``None`` = the source.
+
+    Raises:
+        ValueError: if there is no adapter, or no such backbone.
+    """
+    if not (Path(directory) / "adapter_config.json").is_file():
+        raise ValueError(f"{directory} is not a trained adapter: it has no adapter_config.json. Give RUN/adapter.")
+    save_identity(Path(directory), name or source, identity(load_backbone(source)))
 
 
 def saved_identity(directory: Path) -> dict[str, Any] | None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from threading import get_ident
-from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from mosear.backbones.generating import give_back, take_over
 from mosear.backbones.prompt_cache import PromptRows, attach, attached
-from mosear.backbones.sequences import SequenceState, open_states, sequence_state
+from mosear.backbones.sequences import SequenceState, open_states
 from mosear.roles import token_roles
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ HOOKS = "sequence_hooks"
 NO_ROLES = (
     "{title} cannot tell which token carries which modality: this pass has embeddings but no input ids (or a mask that "
     "is not [B, L]). Wrap it in `with mosear.backbones.sequence_state(model, roles=..., prompt_mask=...):`."
-)
-STATIC = (
-    "{title} cannot read this prompt: with a static KV cache, generate() hands over a mask that no longer says which "
-    "tokens are padding. Leave out cache_implementation='static'; the default (dynamic) cache works."
 )
 CHUNKED = (
     "A pass with {length} new tokens on a filled KV cache looks like chunked prefill, which {title} refuses: it needs "
@@ -75,8 +71,7 @@ class PassCall:
         """
         found = self.state.described(self._derived, self.batch, self.length)
         if found is None:
-            static = getattr(self.given.get("past_key_values"), "is_compileable", False)
-            raise ValueError((STATIC if static else NO_ROLES).format(title=title))
+            raise ValueError(NO_ROLES.format(title=title))
         return found
 
 
@@ -146,7 +141,7 @@ class SequenceHooks:
             language_model.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True),
             language_model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
         ]
-        thinker.generate = MethodType(_generate, thinker)  # type: ignore[assignment]
+        take_over(thinker)
 
     @classmethod
     def of(cls, thinker: Any, family: OmniFamily) -> SequenceHooks:
@@ -167,7 +162,7 @@ class SequenceHooks:
             for handle in self._handles:
                 handle.remove()
             delattr(self.thinker, HOOKS)
-            delattr(self.thinker, "generate")
+            give_back(self.thinker)
 
     @property
     def _frames(self) -> list[_Frame]:
@@ -199,7 +194,7 @@ class SequenceHooks:
         if noted is None:
             return None
         ids, mask = noted
-        # generate() may hand over a mask that is already four-dimensional, which no longer says what is padding.
+        # A mask of queries by keys does not say what is padding.
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else None
         if tuple(ids.shape) != (batch, length) or (mask is not None and shape != (batch, length)):
             return None
@@ -245,23 +240,6 @@ class SequenceHooks:
             rows = listener.finish(frame.call, own)
             if filled and rows is not None:
                 attach(key_values, listener.owner, rows)
-
-
-def _generate(thinker: Any, *args: Any, **kwargs: Any) -> Any:
-    """The thinker's own ``generate``. Without a KV cache its passes read the answer so far as well: say where it began.
-
-    With a cache, the passes that continue the prompt tell themselves apart.
-    """
-    given = inspect.signature(type(thinker).generate).bind(thinker, *args, **kwargs).arguments
-    options = {**given.get("kwargs", {}), **given}
-    ids = next((options[name] for name in ("input_ids", "inputs") if options.get(name) is not None), None)
-    uses_cache = options.get("use_cache")
-    if uses_cache is None:
-        uses_cache = (options.get("generation_config") or thinker.generation_config).use_cache
-    if uses_cache is not False or ids is None or open_states(thinker):
-        return type(thinker).generate(thinker, *args, **kwargs)
-    with sequence_state(thinker, prompt_length=ids.shape[1]):
-        return type(thinker).generate(thinker, *args, **kwargs)
 
 
 def _resumed(listener: PassListener, call: PassCall, key_values: Any, *, known: bool) -> Any:

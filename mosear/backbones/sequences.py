@@ -183,9 +183,10 @@ def open_states(thinker: Any) -> list[SequenceState]:
 
 
 def thinker_of(model: Any) -> Any:
-    """The thinker inside an ``OmniBackbone`` or a ``PeftModel``; a thinker passes through."""
+    """The thinker inside an ``OmniBackbone`` or a ``PeftModel``, compiled or not; a thinker passes through."""
     if isinstance(model, OmniBackbone):
         model = model.model
+    model = getattr(model, "_modules", {}).get("_orig_mod", model)  # where torch.compile keeps a module
     peft = sys.modules.get("peft")  # a PeftModel can only be there if PEFT has been imported
     return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Literal
 from lightning import LightningModule, Trainer
 
 from mosear.callbacks.base import RunCallback
+from mosear.callbacks.loss_guard import BadLossError
+from mosear.methods.processes import anywhere
 
 
 class AdapterCheckpoint(RunCallback):
@@ -33,17 +36,18 @@ class AdapterCheckpoint(RunCallback):
         return self.directory if self.directory.exists() else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when validation improved."""
+        """Save when validation improved; a value that is not finite never does."""
         value = trainer.callback_metrics.get(self.monitor)
         if self.select != "best" or trainer.sanity_checking or value is None or trainer.state.fn != "fit":
             return
-        if self.best is None or float(value) < self.best:
+        if math.isfinite(value) and (self.best is None or float(value) < self.best):
             self.best = float(value)
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state if it is wanted, or if nothing was ever validated."""
         if self.select == "last" or self.best is None:
+            refuse_broken_weights(trainer, pl_module)
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +55,11 @@ class AdapterCheckpoint(RunCallback):
         staging = self.directory.with_name(self.directory.name + ".new")
         if trainer.is_global_zero:
             shutil.rmtree(staging, ignore_errors=True)
-        pl_module.save(staging, write=trainer.is_global_zero)  # type: ignore[operator]
+        try:
+            pl_module.save(staging, write=trainer.is_global_zero)  # type: ignore[operator]
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         if trainer.is_global_zero:
             self._replace(staging)
 
@@ -70,3 +78,22 @@ class AdapterCheckpoint(RunCallback):
     def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
         """Restore the best value."""
         self.best = state_dict["best"]
+
+
+def refuse_broken_weights(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Nobody judges the step that comes last: its weights must be finite to be saved.
+
+    Raises:
+        BadLossError: on all processes, if those of one are not.
+    """
+    broken = [
+        name
+        for name, parameter in pl_module.named_parameters()
+        if parameter.requires_grad and not bool(getattr(parameter, "ds_tensor", parameter).isfinite().all())
+    ]
+    if anywhere(bool(broken), pl_module.device):
+        raise BadLossError(
+            f"Step {trainer.global_step}: the last steps left weights that are not finite ({', '.join(broken[:3])}), "
+            "so no adapter is saved. The last checkpoint may hold them too. Lower tuning.learning_rate and start a new "
+            "run."
+        )

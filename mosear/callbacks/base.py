@@ -54,6 +54,10 @@ class RunCallback(Callback):
         """At the end of the run: tables about all of it."""
         return ()
 
+    def files(self) -> Mapping[str, Path]:
+        """At the end of the run: files that the report links to, by what they hold."""
+        return {}
+
 
 def run_callbacks(callbacks: Sequence[Callback]) -> list[RunCallback]:
     """Those that take part in the run."""

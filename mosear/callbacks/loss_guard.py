@@ -24,9 +24,11 @@ from mosear.roles import TokenRole
 
 log = logging.getLogger(__name__)
 
+VALIDATION_LOSS = "val/loss"
+
 
 class BadLossError(ValueError):
-    """The loss of a step is not finite, or far above what it was."""
+    """A loss is not finite or far above what it was, or weights are not finite."""
 
 
 class LossGuard(Callback):
@@ -34,8 +36,12 @@ class LossGuard(Callback):
 
     A step is bad if one of them is not finite, or if the loss exceeds ``explode_factor`` times the median of the last
     ``window`` good losses. All processes see the same numbers, so they decide alike. What a bad step was made of goes
-    to ``directory/step-N/rank-R/``: ``batch.json`` (clips, and tokens by role), ``losses.json``, ``rng.pt`` (the
-    random generators when the step began), and ``gate.safetensors`` where the adapter has a gate.
+    to ``directory/step-N/rank-R/``: ``batch.json`` (clips, and tokens by role), ``losses.json`` (what is not finite
+    stands there as a string, such as ``"nan"``), ``rng.pt`` (the random generators when the step began), and
+    ``gate.safetensors`` where the adapter has a gate.
+
+    A step that passes can still ruin the weights. So the loss of every validation is judged as well: if it is not
+    finite, ``stop`` raises and ``skip`` warns.
 
     Args:
         directory: of the dumps.
@@ -126,6 +132,20 @@ class LossGuard(Callback):
         if self.skipped:
             pl_module.log("train/skipped_steps", float(self.skipped), batch_size=1)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the loss of a validation (the same number on all processes)."""
+        value = trainer.callback_metrics.get(VALIDATION_LOSS)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or math.isfinite(value):
+            return
+        message = (
+            f"Step {trainer.global_step}: the loss of the validation is {float(value)}: the adapter's answers are no "
+            "numbers any more. An adapter that an earlier validation chose, and the last checkpoint, are intact. Lower "
+            "tuning.learning_rate"
+        )
+        if self.on_bad_loss == "stop":
+            raise BadLossError(f"{message}.")
+        log.warning("%s.", message)
+
     def _trouble(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
@@ -146,7 +166,8 @@ class LossGuard(Callback):
         (where / "batch.json").write_text(json.dumps(batches, indent=1), encoding="utf-8")
         own = [float(part) for part in self._parts]
         history = {"step": trainer.global_step, "loss": loss, "own_parts": own, "before": list(self.losses)}
-        (where / "losses.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        text = json.dumps(without_nan(history), indent=1, allow_nan=False)
+        (where / "losses.json").write_text(text, encoding="utf-8")
         torch.save(self._random, where / "rng.pt")
         gate = {
             name: parameter.detach().cpu().contiguous()
@@ -164,6 +185,15 @@ class LossGuard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self.losses, self.skipped = deque(state_dict["losses"], maxlen=self.window), state_dict["skipped"]
+
+
+def without_nan(value: Any) -> Any:
+    """Numbers that JSON does not have as strings: ``"nan"``, ``"inf"``, ``"-inf"``."""
+    if isinstance(value, dict):
+        return {key: without_nan(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [without_nan(own) for own in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clip_ids(batch: ClipBatch) -> list[str]:

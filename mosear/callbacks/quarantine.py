@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
+from mosear.callbacks.base import RunCallback
 from mosear.data.dataset import ClipBatch
 from mosear.files import written_atomically
 
 log = logging.getLogger(__name__)
 
 
-class QuarantineLog(Callback):
+class QuarantineLog(RunCallback):
     """Appends each bad clip once to a JSONL file: id, split, cause, message. Warns once per split about clips cut.
 
     Args:
@@ -39,6 +40,10 @@ class QuarantineLog(Callback):
             with written_atomically(self.path) as temporary:
                 temporary.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
         self.seen |= {(row["split"], row["id"]) for row in map(json.loads, whole.splitlines())}
+
+    def files(self) -> Mapping[str, Path]:
+        """The list, if there is one."""
+        return {"clips that could not be used, with the reason": self.path} if self.path.is_file() else {}
 
     def record(self, batch: ClipBatch) -> None:
         """Write the bad clips of a batch that are not listed yet, and note those that the budget cut."""

@@ -17,6 +17,7 @@ from mosear.config.adapter_options import offer_adapters
 from mosear.config.command_line import refuse_mistakes
 from mosear.config.renamed import refuse_renamed
 from mosear.config.shipped import CONF
+from mosear.startup import quick_imports
 from mosear.torchrun import first_reports, processes_start, register_resolvers
 
 register_resolvers()
@@ -33,7 +34,8 @@ def run(cfg: DictConfig) -> float | None:
 
     with told_errors():
         cfg = with_settings_of_run(cfg, list(HydraConfig.get().overrides.task))
-        check_evaluation(cfg)
+        with quick_imports():
+            check_evaluation(cfg)
         processes_start()
         if cfg.dry_run:
             from mosear.planning.dry_run import report

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from mosear.config.command_line import refuse_mistakes
 from mosear.config.renamed import refuse_renamed
 from mosear.config.shipped import CONF
+from mosear.startup import quick_imports
 from mosear.torchrun import first_reports, processes_start, register_resolvers
 
 register_resolvers()
@@ -27,7 +28,8 @@ def run(cfg: DictConfig) -> float | None:
     from mosear.runtime.told_errors import told_errors
 
     with told_errors():
-        check_training(cfg)
+        with quick_imports():
+            check_training(cfg)
         processes_start()
         if cfg.dry_run:
             from mosear.planning.dry_run import report

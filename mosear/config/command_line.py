@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -37,7 +39,7 @@ def refuse_mistakes(arguments: Iterable[str], conf: Path, root: str) -> None:
         return  # configs that are not ours may have any key
     if COMPLETION.intersection(given):
         return  # query=bash is no setting
-    if found := [*_flags(given, conf), *_unknown(given, conf, root)]:
+    if found := [*_flags(given, conf), *_unknown(given, conf, root), *_unquoted(given)]:
         raise SystemExit("the command line cannot be understood:\n  " + "\n  ".join(found))
 
 
@@ -70,6 +72,37 @@ def _unknown(given: list[str], conf: Path, root: str) -> Iterator[str]:
         if key in keys or renamed(key) or _is_free(key, keys):
             continue
         yield f"{key}: there is no such setting. {suggestion(key, keys)}"
+
+
+def _unquoted(given: list[str]) -> Iterator[str]:
+    """Values with letters that Hydra's grammar takes only in quotes: all but those of ASCII."""
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        if not equals or value.isascii() or _is_read(argument):
+            continue
+        listed = value[:1] in ("[", "{")
+        parts = r"[^\[\]{},:\"']*[^\x00-\x7f][^\[\]{},:\"']*" if listed else r".*"
+        quoted = f"{key}={re.sub(parts, _in_quotes, value, count=0 if listed else 1)}"
+        letter = next(sign for sign in value if not sign.isascii())
+        keys = "; in the keys of a mapping they can stand in a config file alone"
+        example = f": {shlex.quote(quoted)}" if _is_read(quoted) else keys
+        yield f"{argument}: letters such as {letter} stand in quotes{example}"
+
+
+def _in_quotes(found: re.Match[str]) -> str:
+    text, bare = found[0], found[0].strip()
+    return text.replace(bare, '"{}"'.format(bare.replace("\\", "\\\\").replace('"', '\\"')), 1)
+
+
+def _is_read(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def _is_free(key: str, keys: Mapping[str, Any]) -> bool:

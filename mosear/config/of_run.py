@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mosear.config.foreign import OWN, without_code
-from mosear.evaluation.runs import CONFIG, RunFiles
+from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained_adapter
 from mosear.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
     cfg = cfg.copy()
     with open_dict(cfg):
         if cfg.get("run") is not None:
-            if not (Path(cfg.run) / "adapter" / "adapter_config.json").is_file():
+            if not is_trained_adapter(Path(cfg.run) / ADAPTER):
                 remedy = "Give the directory of a run that train.py finished, or adapter=DIR for an adapter alone."
                 raise ConfigError([Problem("run", cfg.run, "there is no adapter/ with an adapter_config.json", remedy)])
-            cfg.adapter_path = str(Path(cfg.run) / "adapter")
+            cfg.adapter_path = str(Path(cfg.run) / ADAPTER)
         path = None if cfg.adapter_path is None else Path(cfg.adapter_path).parent / CONFIG
         if path is None or not path.is_file():
             return cfg

@@ -17,6 +17,7 @@ from mosear.config.benchmark_rules import (
 from mosear.config.manifest_rules import manifests_fit
 from mosear.config.process_rules import devices_are_there, zero_fits
 from mosear.config.validation import Rule
+from mosear.evaluation.runs import is_trained_adapter
 from mosear.problems import Problem
 
 RECIPE_KEYS = ("keep_adapter", "tuning", "method", "adapter")
@@ -34,7 +35,7 @@ def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
     """Small settings objects check themselves; building one costs nothing."""
     from hydra.utils import instantiate
 
-    for key in ("tuning", "method", "answering", "data.prompt", "data.budget"):
+    for key in ("tuning", "method", "answering", "data.prompt", "data.budget", "data.decode"):
         if (node := OmegaConf.select(cfg, key)) is None:
             continue
         try:
@@ -102,7 +103,7 @@ def labels_come_first(cfg: DictConfig) -> Iterator[Problem]:
 def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
     """The directory given by ``adapter=DIR``."""
     path = cfg.get("adapter_path")
-    if path is not None and not (Path(path) / "adapter_config.json").is_file():
+    if path is not None and not is_trained_adapter(path):
         yield Problem(
             "adapter", path, "not a trained adapter: there is no adapter_config.json",
             "Give the adapter/ directory of a run, e.g. adapter=outputs/lora/<timestamp>/adapter.",

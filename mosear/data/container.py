@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -29,8 +30,13 @@ _REMEDIES = {
     "too_large": "Downscale the file, or raise max_decode_pixels if the memory allows it",
     "undecodable": "Re-encode the file (for example to H.264 + AAC in mp4)",
     "unsuitable": "Drop the clip or replace the file",
-    "implausible_sound": "Write the sound again with finite samples between -1 and 1, or drop the clip",
+    "implausible_sound": "Write the sound again at a usual rate with finite samples between -1 and 1, or drop the clip",
+    "decoder_died": "Encode the file again, or drop the clip",
+    "too_slow": "Encode the file again with smaller frames, or raise the limit (data.decode.seconds)",
+    "out_of_memory": "Encode the file again with smaller frames, or raise the limit (data.decode.memory_gb)",
 }
+
+OUT_OF_MEMORY = "the decoder asked for more than it may have"
 
 # Demuxers are named, because FFmpeg would otherwise also open playlists and scripts (hls, concat), which read *other*
 # files and URLs, and would trust an extension alone (any `.bin` or `.txt` "is" a video to it).
@@ -67,7 +73,8 @@ class MediaError(ValueError):
         cause: One of ``missing_file, unreadable`` (the system refuses to read it), ``empty_file, git_lfs_pointer,
             truncated, not_media, no_audio_track, no_video_track, zero_length, too_large, undecodable, unsuitable`` (it
             decodes, but the backbone's processor can make nothing of it), ``implausible_sound`` (samples that are not
-            finite or far out of range).
+            finite or far out of range, or a rate that no recorder has), ``out_of_memory``; and, of files that another
+            process decodes, ``decoder_died, too_slow``.
         detail: What was seen in this file.
     """
 
@@ -92,9 +99,29 @@ def opened(source: Source) -> Iterator[InputContainer]:
     try:
         with _container(source, name) as container:
             yield container
+    except MemoryError as error:
+        raise MediaError(name, "out_of_memory", OUT_OF_MEMORY) from error
     except (OSError, av.FFmpegError) as error:
-        cause = "unreadable" if isinstance(error, OSError) else "undecodable"
-        raise MediaError(name, cause, error.strerror or str(error)) from error
+        system = isinstance(error, OSError) and not _blames_system_for_content(error, source)
+        raise MediaError(name, "unreadable" if system else "undecodable", error.strerror or str(error)) from error
+
+
+def decoder_options(max_pixels: int) -> dict[str, str]:
+    """Makes FFmpeg's decoder refuse larger frames before it allocates them; it counts rows padded to 64 pixels."""
+    return {"max_pixels": str(max_pixels + 64 * 2**16)}
+
+
+def _blames_system_for_content(error: OSError, source: Source) -> bool:
+    """FFmpeg's demuxers also call it an I/O error when an element of the file makes no sense."""
+    if not isinstance(error, av.FFmpegError) or error.errno != errno.EIO or not isinstance(source, str | os.PathLike):
+        return False
+    try:
+        with open(source, "rb") as file:
+            while file.read(2**20):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -103,9 +130,13 @@ def _container(source: Source, name: str) -> Iterator[InputContainer]:
     # Absolute, since FFmpeg would read a name like "data:..." or "concat:..." as a protocol.
     file = os.path.abspath(source) if isinstance(source, str | os.PathLike) else source
     try:
-        container = av.open(file, container_options=_OPEN_OPTIONS | (_WAV_OPTIONS if head[8:12] == b"WAVE" else {}))
+        container = av.open(
+            file,
+            container_options=_OPEN_OPTIONS | (_WAV_OPTIONS if head[8:12] == b"WAVE" else {}),
+            metadata_errors="replace",  # titles in any encoding: nothing here reads them
+        )
     except av.FFmpegError as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | MemoryError):
             raise
         known = head.startswith(_MAGIC) or head[4:8] in _MP4_BOXES
         if known:

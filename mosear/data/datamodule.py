@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mosear.backbones.partitioned import weights_are_partitioned
 from mosear.data.cache import CacheKey, FeatureCache
 from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
+from mosear.data.decode_process import Decoding
 from mosear.data.lengths import estimate_lengths
-from mosear.data.loader import ResumableLoader, outlive_stop_signals
+from mosear.data.loader import ClipLoader, ResumableLoader, outlive_stop_signals
 from mosear.data.manifest import Manifest, load_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
+from mosear.data.resident import ResidentMedia
 from mosear.data.sample import SampleBuilder
 from mosear.data.sampling import BucketBatchSampler
 from mosear.data.splits import check_split
@@ -26,6 +29,8 @@ from mosear.data.splits import check_split
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.clip import Clip
+
+log = logging.getLogger(__name__)
 
 
 class ClipDataModule(LightningDataModule):
@@ -35,6 +40,7 @@ class ClipDataModule(LightningDataModule):
         backbone: its processor and family shape the samples.
         prompt: what the model is asked, and the labels.
         budget: what is decoded of a clip at most.
+        decode: where files are decoded, and what one may take; ``None`` = in the process that asks, without limits.
         train: manifest of the training clips, or ``None``.
         val: manifest of the validation clips, or ``None``.
         test: manifest of the test clips, or ``None``.
@@ -49,6 +55,7 @@ class ClipDataModule(LightningDataModule):
         interleave: put the audio track inside its video's token span.
         max_pixels: pixels per frame for the backbone; ``None`` = the checkpoint's own.
         max_tokens: longest sequence; longer clips are refused by name.
+        resident_mb: a split whose encoded media need at most so much memory is read once and kept; 0 keeps none.
         bucket: group clips of like length over this many batches; 1 = plain shuffling, no header is read.
         seed: of the order of the clips.
         prepare: called once before manifests are read (the synthetic corpus renders itself here).
@@ -60,6 +67,7 @@ class ClipDataModule(LightningDataModule):
         backbone: OmniBackbone,
         prompt: Prompt,
         budget: MediaBudget,
+        decode: Decoding | None = None,
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
@@ -74,6 +82,7 @@ class ClipDataModule(LightningDataModule):
         interleave: bool = False,
         max_pixels: int | None = None,
         max_tokens: int = 8192,
+        resident_mb: float = 1024.0,
         bucket: int = 50,
         seed: int = 0,
         prepare: Callable[[], Any] | None = None,
@@ -85,12 +94,15 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.on_bad_media, self.max_pixels, self.bucket, self.seed = on_bad_media, max_pixels, bucket, seed
         self.prepare = prepare
+        self.decoder = (decode or Decoding(mode="inline")).decoder()
         self.cache = FeatureCache(cache_dir, max_gb=cache_max_gb) if cache_dir else None
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
         self.builder = SampleBuilder(
             backbone.processor, backbone.family, prompt, interleave=interleave, max_tokens=max_tokens
         )
+        self.max_resident_bytes = int(resident_mb * 2**20)
         self.manifests: dict[str, Manifest] = {}
+        self.resident: dict[str, ResidentMedia] = {}
 
     def prepare_data(self) -> None:
         """Render or check what the manifests need (once, on one process)."""
@@ -109,18 +121,27 @@ class ClipDataModule(LightningDataModule):
             self.manifests[split] = manifest
         return self.manifests[split]
 
-    def reader(self, manifest: Manifest) -> MediaReader:
-        """Media of a manifest's clips, through the cache when there is one."""
+    def reader(self, manifest: Manifest, resident: ResidentMedia | None = None) -> MediaReader:
+        """Media of a manifest's clips, from memory or through the cache when there is one."""
         # The key names the device, which is known only now: the trainer moves the backbone after this object was made.
         key = CacheKey.of(self.backbone, self.budget, self.max_pixels) if self.cache else None
-        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key)
+        return MediaReader(manifest, self.media_processor, self.budget, self.cache, key, resident, decoder=self.decoder)
 
     def dataset(self, split: str, *, with_answer: bool) -> ClipDataset:
         """The samples of a split."""
         manifest = self.manifest(split)
         return ClipDataset(
-            manifest, self.reader(manifest), self.builder, with_answer=with_answer, on_bad_media=self.on_bad_media
+            manifest,
+            self.reader(manifest, self._resident(split)),
+            self.builder,
+            with_answer=with_answer,
+            on_bad_media=self.on_bad_media,
         )
+
+    def _resident(self, split: str) -> ResidentMedia:
+        if split not in self.resident:
+            self.resident[split] = ResidentMedia(self.max_resident_bytes, len(self.manifest(split)))
+        return self.resident[split]
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled batches with answers; the order is a function of (seed, epoch)."""
@@ -134,9 +155,16 @@ class ClipDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+        if len(dataset) < (step := sampler.batch_size * sampler.world_size):
+            log.warning(
+                "%d training clips are fewer than the %d of a step (data.batch_size times processes): some of them are "
+                "in it several times.",
+                len(dataset),
+                step,
+            )
         if trainer is not None:
             sampler.set_epoch(trainer.current_epoch)
-        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options())
+        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options("train", range(len(dataset))))
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation prompts in manifest order."""
@@ -161,7 +189,7 @@ class ClipDataModule(LightningDataModule):
         chosen = self._own_share(split, chosen)
         if len(chosen) < size:
             dataset = Subset(dataset, chosen)
-        return DataLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options())
+        return ClipLoader(dataset, batch_size=self.eval_batch_size, **self._loader_options(split, chosen))
 
     def _own_share(self, split: str, chosen: Sequence[int]) -> Sequence[int]:
         """This process's clips of an evaluation: no clip twice, so the shares may differ by one.
@@ -185,12 +213,21 @@ class ClipDataModule(LightningDataModule):
     def _lengths(self, dataset: ClipDataset) -> list[int]:
         if self.bucket == 1:
             return [1] * len(dataset)
-        reader = dataset.reader
-        return estimate_lengths(dataset.manifest, reader.sources, self.backbone.processor, self.budget, self.max_pixels)
+        return estimate_lengths(
+            dataset.manifest,
+            dataset.reader.sources,
+            self.backbone.processor,
+            self.budget,
+            self.max_pixels,
+            self.decoder,
+        )
 
-    def _loader_options(self) -> dict[str, Any]:
+    def _loader_options(self, split: str, chosen: Sequence[int]) -> dict[str, Any]:
+        manifest = self.manifest(split)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
+            "resident": self._resident(split),
+            "clip_ids": [manifest[index].id for index in chosen],
             "num_workers": self.num_workers,
             "collate_fn": Collator(self.builder.pad_id),
             "pin_memory": on_gpu,

@@ -14,9 +14,11 @@ from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.clip import Clip
 from mosear.data.container import check_is_file
+from mosear.data.decode_process import Decoder, InlineDecoder
 from mosear.data.manifest import Manifest
-from mosear.data.media import MediaBudget, MediaError, decode, probe
+from mosear.data.media import MediaBudget, MediaError, probe
 from mosear.data.media_processor import MediaProcessor
+from mosear.data.resident import ResidentMedia
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, TooLongError, collate
 
 OnBadMedia = Literal["error", "quarantine"]
@@ -61,12 +63,14 @@ class ClipBatch:
         bad: clips left out of ``data``.
         cache_names: per clip of ``data``, the entry to write once its media are encoded (``None``: nothing to write).
         cut: clips of ``data`` that are longer than the budget allows, with the seconds that were used.
+        resident: where to keep the media once they are encoded.
     """
 
     data: OmniBatch | None
     bad: list[BadClip] = field(default_factory=list)
     cache_names: list[str | None] = field(default_factory=list)
     cut: list[tuple[Clip, float]] = field(default_factory=list)
+    resident: ResidentMedia | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """Move the tensors to ``device``."""
@@ -104,6 +108,8 @@ class MediaReader:
         budget: what is decoded at most.
         cache: with ``key``, encoder outputs to use instead of decoding.
         key: the cache's key space.
+        resident: encoded media of the manifest's clips that are in memory.
+        decoder: decodes the files; ``None`` = in this process.
     """
 
     def __init__(
@@ -113,13 +119,16 @@ class MediaReader:
         budget: MediaBudget,
         cache: FeatureCache | None = None,
         key: CacheKey | None = None,
+        resident: ResidentMedia | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         assert (cache is None) == (key is None), "a cache needs its key space, and the other way round"
         expected = processor.processor.feature_extractor.sampling_rate
         if budget.audio_rate != expected:
             raise ValueError(f"budget.audio_rate={budget.audio_rate} must be {expected}, the backbone's sampling rate.")
         self.manifest, self.processor, self.budget = manifest, processor, budget
-        self.cache, self.key = cache, key
+        self.cache, self.key, self.resident = cache, key, resident
+        self.decoder = decoder or InlineDecoder()
 
     def __call__(self, clip: Clip) -> tuple[MediaBatch, str | None]:
         """The media, and the name of the cache entry that should be written from them (``None``: none)."""
@@ -132,6 +141,8 @@ class MediaReader:
         Raises:
             MediaError: if a file is missing, broken, over budget or nothing that the backbone could read.
         """
+        if self.resident is not None and (kept := self.resident.get(clip.id)) is not None:
+            return ReadMedia(kept[0], cut=kept[1] is not None)
         video, audio = self.sources(clip)
         if video is None and audio is None:
             return ReadMedia(MediaBatch())
@@ -140,8 +151,9 @@ class MediaReader:
             name = self.entry(clip)
             if (cached := self.cache.get(name)) is not None:
                 files = [path for path in (video, audio) if isinstance(path, Path)]
+                # Here, not by the decoder: files with these bytes have been decoded before.
                 return ReadMedia(cached, cut=any(probe(path).is_cut(self.budget) for path in files))
-        media = decode(video, audio, self.budget)
+        media = self.decoder.decode(video, audio, self.budget)
         try:
             return ReadMedia(self.processor(media), name, media.cut)
         except ValueError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosear.data.media import MediaBudget, MediaInfo, fit_within, probe
+from mosear.data.decode_process import Decoder, InlineDecoder
+from mosear.data.media import MediaBudget, MediaInfo, fit_within
 from mosear.data.media_processor import audio_token_count
 
 if TYPE_CHECKING:
@@ -27,26 +30,41 @@ def estimate_lengths(
     processor: ProcessorMixin,
     budget: MediaBudget,
     max_pixels: int | None,
+    decoder: Decoder | None = None,
 ) -> list[int]:
-    """Estimated tokens per clip. A clip whose header cannot be read counts as text only; decoding will report it."""
+    """Estimated tokens per clip. A clip whose header cannot be read counts as text only; decoding will report it.
+
+    Headers are read as ``decoder`` reads them, by a copy of it for each thread.
+    """
+    decoders: list[Decoder] = []
+    own = threading.local()
+
+    def take_decoder() -> None:
+        own.decoder = copy(decoder or InlineDecoder())
+        decoders.append(own.decoder)
 
     def length(clip: Clip) -> int:
         text = PROMPT_TOKENS + len(clip.text or "") // CHARACTERS_PER_TOKEN
         video, audio = sources(clip)
         media = 0
         try:
-            info = probe(video) if video is not None else None
+            info = own.decoder.probe(video) if video is not None else None
             if info is not None:
                 media += video_tokens(info, processor, budget, max_pixels)
             if audio is not None:
-                heard = info if audio == "video" and info is not None else probe(Path(audio))
+                heard = info if audio == "video" and info is not None else own.decoder.probe(Path(audio))
                 media += audio_tokens(min(heard.duration or 0.0, budget.max_seconds), processor)
         except (ValueError, OSError):  # unreadable, or of a shape that the processor refuses
             return text
         return text + media
 
-    with ThreadPoolExecutor(8) as pool:  # headers are small: the disk's latency is what takes time
-        return list(pool.map(length, manifest))
+    threads = max(1, min(8, len(manifest) // 100))  # headers are small: the disk's latency is what takes time
+    try:
+        with ThreadPoolExecutor(threads, initializer=take_decoder) as pool:
+            return list(pool.map(length, manifest))
+    finally:
+        for used in decoders:
+            used.close()
 
 
 def video_tokens(info: MediaInfo, processor: ProcessorMixin, budget: MediaBudget, max_pixels: int | None) -> int:

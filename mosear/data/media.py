@@ -19,10 +19,10 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from mosear.data.budget import MediaBudget, fit_within
-from mosear.data.container import MediaError, Source, opened, source_name, video_stream
+from mosear.data.container import MediaError, Source, decoder_options, opened, source_name, video_stream
 from mosear.data.skipping import Skipper, can_skip
-from mosear.data.sound import SoundCollector, flaw
-from mosear.data.timestamps import Continuous, frame_seconds, may_restart, seconds_of
+from mosear.data.sound import HIGHEST_RATE, LOWEST_RATE, SoundCollector, flaw
+from mosear.data.timestamps import Continuous, frame_seconds, is_guessed, may_restart, seconds_of
 
 __all__ = ["Media", "MediaBudget", "MediaError", "MediaInfo", "decode", "fit_within", "probe"]
 
@@ -81,12 +81,13 @@ def probe(source: Source) -> MediaInfo:
     with opened(source) as container:
         video = video_stream(container)
         rate = video.average_rate if video is not None else None
+        coded = video.codec_context if video is not None else None  # None also where FFmpeg does not know the codec
         return MediaInfo(
             has_video=video is not None,
             has_audio=bool(container.streams.audio),
-            duration=container.duration / av.time_base if container.duration else None,
-            width=video.codec_context.width if video is not None else 0,
-            height=video.codec_context.height if video is not None else 0,
+            duration=container.duration / av.time_base if container.duration and not is_guessed(container) else None,
+            width=coded.width if coded is not None else 0,
+            height=coded.height if coded is not None else 0,
             frame_rate=float(rate) if rate else None,
         )
 
@@ -116,12 +117,7 @@ def decode(
         MediaError: The file is missing, broken, too large, lacks the track, or its sound is not finite.
     """
     budget = budget or MediaBudget()
-    if audio == "video" and video is None:
-        raise ValueError(
-            'audio="video" means the track of the video file, but video is None: pass a video or an audio file.'
-        )
-    if video is None and audio is None:
-        raise ValueError("Nothing to decode: video and audio are both None.")
+    check_wanted(video, audio)
     frames = sound = None
     longest = 0.0
     if video is not None:
@@ -134,6 +130,16 @@ def decode(
     if frames is None:
         return Media(None, 0.0, sound, heard, cut)
     return Media(np.stack(frames.images), len(frames.images) / frames.seconds, sound, max(frames.seconds, heard), cut)
+
+
+def check_wanted(video: Source | None, audio: Source | None) -> None:
+    """Raises ``ValueError`` unless the two name something to decode."""
+    if audio == "video" and video is None:
+        raise ValueError(
+            'audio="video" means the track of the video file, but video is None: pass a video or an audio file.'
+        )
+    if video is None and audio is None:
+        raise ValueError("Nothing to decode: video and audio are both None.")
 
 
 def _decode_container(
@@ -186,13 +192,33 @@ class _Tracks:
         stream = video_stream(self.container)
         if stream is None:
             raise MediaError(self.name, "no_video_track", "the file has no video stream")
+        self._require_decoder(stream)
         self._check_size(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = decoder_options(self.budget.max_decode_pixels)
         return stream
 
     def _require_audio(self) -> av.AudioStream:
         if not self.container.streams.audio:
             raise MediaError(self.name, "no_audio_track", "the file has no audio stream")
-        return self.container.streams.audio[0]
+        stream = self.container.streams.audio[0]
+        self._require_decoder(stream)
+        self._check_rate(stream.codec_context.sample_rate)
+        return stream
+
+    def _require_decoder(self, stream: av.VideoStream | av.AudioStream) -> None:
+        if stream.codec_context is None:
+            raise MediaError(self.name, "undecodable", f"FFmpeg has no decoder for its {stream.type} stream")
+
+    def _check_frame(self, frame: av.VideoFrame | av.AudioFrame) -> None:
+        """Its header may not have known it, or may have lied."""
+        if isinstance(frame, av.VideoFrame):
+            self._check_size(frame.width, frame.height)
+        else:
+            self._check_rate(frame.sample_rate)
+
+    def _check_rate(self, rate: int) -> None:
+        if rate and not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise MediaError(self.name, "implausible_sound", f"{rate} samples per second")
 
     def _check_size(self, width: int, height: int) -> None:
         limit = self.budget.max_decode_pixels
@@ -205,6 +231,8 @@ class _Tracks:
         if self.container.format.name == "avi" and stream.type == "video" and stream.average_rate:
             # FFmpeg fits an AVI's duration to the file's size, so only the frame count tells that a file was cut.
             return float(stream.frames / stream.average_rate)
+        if is_guessed(self.container):
+            return 0.0
         if stream.duration and stream.time_base:
             return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - self.origin
         if self.origin < 0:  # Matroska gives the time of the end, which is not the length of what begins below 0
@@ -284,10 +312,11 @@ class _Tracks:
             try:
                 for frame in packet.decode():
                     assert isinstance(frame, av.VideoFrame | av.AudioFrame)
-                    if isinstance(frame, av.VideoFrame):
-                        self._check_size(frame.width, frame.height)  # the header may not have known it
+                    self._check_frame(frame)
                     sinks[index].push(frame, None if frame.time is None else frame.time - self.origin)
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):  # says nothing about the packet
+                    raise
                 corrupt[index] += 1
             if all(sink.done for sink in sinks.values()):
                 break

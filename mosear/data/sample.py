@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mosear.backbones.media import AudioInput, EncodedAudio, EncodedVideo, MediaBatch, VideoInput
+from mosear.data.layouts import Layout, Layouts
 from mosear.data.media_processor import audio_token_count
 from mosear.roles import TokenRole, token_roles
 from mosear.tensor_buffer import Packer, Place
@@ -192,6 +193,7 @@ class SampleBuilder:
         self.prompt = prompt
         self.interleave = interleave
         self.max_tokens = max_tokens
+        self.layouts = Layouts()
         self.end_id = processor.tokenizer.eos_token_id
         self.pad_id = processor.tokenizer.pad_token_id
 
@@ -199,6 +201,24 @@ class SampleBuilder:
         """Assemble one sample; with ``answer`` (a label) its tokens and the end token follow the prompt."""
         video = media.videos[0] if media.videos else None
         audio = media.audios[0] if media.audios else None
+        # All that the tokens depend on, beside what this builder was made with.
+        key = (clip.text, tuple(clip.context), _video_size(video), self._audio_size(audio), answer)
+        layout = self.layouts.get(key, lambda: self._lay_out(clip, video, audio, answer))
+        if len(layout.input_ids) > self.max_tokens:
+            raise TooLongError(clip.id, len(layout.input_ids), self.max_tokens, int(layout.transcript.sum()))
+        self._check_counts(clip, layout, media)
+        return Sample(
+            clip=clip,
+            input_ids=layout.input_ids,
+            position_ids=layout.position_ids,
+            roles=layout.roles,
+            transcript=layout.transcript,
+            labels=layout.labels,
+            prompt_length=layout.prompt_length,
+            media=media,
+        )
+
+    def _lay_out(self, clip: Clip, video: Any, audio: Any, answer: str | None) -> Layout:
         interleaved = self.interleave and video is not None and audio is not None
         text, span = self._expanded_prompt(clip, video, audio, interleaved)
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
@@ -206,25 +226,27 @@ class SampleBuilder:
         answer_ids = self.answer_ids(answer) if answer is not None else []
         ids = torch.tensor(prompt_ids + answer_ids)
         inside = [start >= span[0] and end <= span[1] and end > start for start, end in encoded["offset_mapping"]]
-        if len(ids) > self.max_tokens:
-            raise TooLongError(clip.id, len(ids), self.max_tokens, sum(inside))
-        sample = Sample(
-            clip=clip,
+        roles = token_roles(ids, None, audio_ids=self.family.audio_ids, visual_ids=self.family.visual_ids)
+        return Layout(
             input_ids=ids,
             position_ids=self.family.position_ids(
                 ids,
-                [(video.grid, video.seconds_per_grid)] if video else [],
+                [(video.grid.cpu(), video.seconds_per_grid)] if video else [],
                 [_mel_frames(audio)] if audio else [],
                 audio_in_video=interleaved,
             ),
-            roles=token_roles(ids, None, audio_ids=self.family.audio_ids, visual_ids=self.family.visual_ids),
+            roles=roles,
             transcript=torch.tensor(inside + [False] * len(answer_ids)),
             labels=torch.tensor([IGNORE] * len(prompt_ids) + answer_ids),
             prompt_length=len(prompt_ids),
-            media=media,
+            placeholders={
+                "video": int((roles == int(TokenRole.VISUAL)).sum()),
+                "audio": int((roles == int(TokenRole.AUDIO)).sum()),
+            },
         )
-        self._check_counts(sample)
-        return sample
+
+    def _audio_size(self, audio: AudioInput | EncodedAudio | None) -> tuple[int, int] | None:
+        return None if audio is None else (_audio_tokens(self.processor, audio), _mel_frames(audio))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, with the end token."""
@@ -259,17 +281,14 @@ class SampleBuilder:
         offset = expanded.rindex(user_text)
         return expanded, (offset + start, offset + end)
 
-    def _check_counts(self, sample: Sample) -> None:
+    def _check_counts(self, clip: Clip, layout: Layout, media: MediaBatch) -> None:
         """Placeholders must equal features: the 'features and tokens do not match' error, but with the clip's name."""
-        for kind, role, items in (
-            ("video", TokenRole.VISUAL, sample.media.videos),
-            ("audio", TokenRole.AUDIO, sample.media.audios),
-        ):
-            placeholders = int((sample.roles == int(role)).sum())
+        for kind, items in (("video", media.videos), ("audio", media.audios)):
+            placeholders = layout.placeholders[kind]
             features = sum(self._feature_count(item) for item in items)
             if placeholders != features:
                 raise ValueError(
-                    f"Clip {sample.clip.id!r}: {placeholders} {kind} placeholders in the prompt but {features} {kind} "
+                    f"Clip {clip.id!r}: {placeholders} {kind} placeholders in the prompt but {features} {kind} "
                     "features. The processor and the weights are probably from different checkpoints."
                 )
 
@@ -299,6 +318,10 @@ def collate(samples: Sequence[Sample], pad_id: int) -> OmniBatch:
         prompt_mask=pad([torch.arange(len(s.input_ids)) < s.prompt_length for s in samples], False),
         media=MediaBatch([v for s in samples for v in s.media.videos], [a for s in samples for a in s.media.audios]),
     )
+
+
+def _video_size(video: VideoInput | EncodedVideo | None) -> tuple[int | float, ...] | None:
+    return None if video is None else (*video.grid.tolist(), video.seconds_per_grid)
 
 
 def _mel_frames(audio: AudioInput | EncodedAudio) -> int:

@@ -15,6 +15,13 @@ HIGHEST_LEVEL = 100.0
 """Full scale is 1, and lossy codecs overshoot it by a little; a sample 40 dB above it is no sound."""
 
 
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
+"""Hz. At 1 Hz a frame of a lossless codec would become a billion samples, at 2 GHz a resampler takes all memory."""
+
+MOST_PLANES = 7
+"""PyAV 18 looks for a null pointer after the last plane; frames with 8 or more separate channels have none there."""
+
+
 def flaw(sound: np.ndarray) -> str | None:
     """What makes ``[N]`` samples implausible as a sound; ``None`` if nothing does."""
     if not (finite := np.isfinite(sound)).all():
@@ -59,7 +66,9 @@ class SoundCollector:
             self._start = time or 0.0
         self.frames_seen += 1
         self._input_seconds += frame.samples / frame.sample_rate
-        if frame.sample_rate == self.rate and frame.format.name in PLAIN_SAMPLES:
+        separate = frame.layout.nb_channels <= MOST_PLANES
+        plain = frame.format.name in PLAIN_SAMPLES and (separate or frame.format.is_packed)
+        if frame.sample_rate == self.rate and plain:
             self._resample(None)
             self._resampler = self._input_format = None
             self._chunks.append(mono(planes(frame)))
@@ -67,7 +76,7 @@ class SoundCollector:
         input_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if input_format != self._input_format:  # some AAC streams change rate or channels after their first frames
             self._resample(None)
-            self._resampler = av.AudioResampler(format="fltp", rate=self.rate)
+            self._resampler = av.AudioResampler(format="fltp" if separate else "flt", rate=self.rate)
             self._input_format = input_format
         frame.pts = None  # positions come from the first timestamp and the sample count
         self._resample(frame)
@@ -86,4 +95,4 @@ class SoundCollector:
         if self._resampler is None:
             return
         for piece in self._resampler.resample(frame):
-            self._chunks.append(mono(piece.to_ndarray()))
+            self._chunks.append(mono(planes(piece)))

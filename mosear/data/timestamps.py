@@ -18,6 +18,10 @@ MAY_RESTART = ("mpegts", "mpeg", "flv")
 """Formats that give the times of the file's last packet for its length, though recordings may be strung together."""
 
 
+_INDEX_BYTES = 2**16
+"""More than what comes before the first packet of a file that was written as it was recorded."""
+
+
 class Continuous:
     """Passes packets on, in place shifted so that each stream's time stamps continue.
 
@@ -57,6 +61,19 @@ class Continuous:
 def may_restart(container: InputContainer) -> bool:
     """Must the packets be looked at before the header's length is believed?"""
     return container.format.name.split(",")[0] in MAY_RESTART
+
+
+def is_guessed(container: InputContainer) -> bool:
+    """Did FFmpeg guess a Matroska file's length from its size and the bit rates that it knows?
+
+    It then gives the length to the streams as well, of which Matroska itself says nothing.
+    """
+    if not container.format.name.startswith("matroska") or not any(stream.duration for stream in container.streams):
+        return False
+    coded = [stream.codec_context for stream in container.streams if stream.type in ("video", "audio")]
+    rate = sum(one.bit_rate or 0 for one in coded if one is not None)
+    size = (container.duration or 0) / av.time_base * rate / 8
+    return rate > 0 and container.size - _INDEX_BYTES <= size <= container.size
 
 
 def seconds_of(time_base: Fraction | None) -> float:

@@ -20,6 +20,11 @@ from mosear.evaluation.predictions import PredictionRow, read_predictions
 PREDICTIONS, METRICS, CONFIG, ADAPTER = "predictions.parquet", "metrics.json", "config.yaml", "adapter"
 
 
+def is_trained_adapter(directory: str | os.PathLike[str]) -> bool:
+    """Whether PEFT finds an adapter in this directory."""
+    return (Path(directory) / "adapter_config.json").is_file()
+
+
 class RunFiles:
     """What a run left in its directory. Files are read when they are asked for, and once.
 

@@ -86,6 +86,9 @@ class MoSEConfig(PeftConfig):
     def __post_init__(self, bias: str, modules_to_save: Any) -> None:  # type: ignore[override,unused-ignore]
         super().__post_init__()
         self.peft_type = METHOD
+        for name in ("target_modules", "exclude_modules", "layers_to_transform"):
+            if isinstance(given := getattr(self, name), set | frozenset):  # PEFT's configs take sets as well
+                setattr(self, name, sorted(given))
         self._refused = []
         if bias != "none":
             self._refused.append(f"bias={bias!r} must be 'none': MoSE trains no weight of the backbone")

@@ -33,6 +33,7 @@ class MoSEGate(nn.Module, MoSELayer):
     def __init__(self, index: int, hidden_size: int, device: torch.device) -> None:
         super().__init__()
         self.index, self.hidden_size, self.device = index, hidden_size, device
+        self.in_features, self.out_features = 2 * hidden_size, len(GROUPS)  # PEFT's layers have both
         self.mose_W = nn.ParameterDict()
         self.normalised: dict[str, bool] = {}
         self.settings: dict[str, LowRank] = {}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
-from torch import nn
+from torch import Tensor, nn
 
 from mosear.backbones.sequences import family_with_separate_modalities
 from mosear.experts.config import MoSEConfig
@@ -16,6 +16,7 @@ from mosear.experts.gate import MoSEGate
 from mosear.experts.hooks import ATTRIBUTE, MoSEHooks
 from mosear.experts.layer import MERGE, MoSELayer, MoSELinear
 from mosear.experts.targets import layer_index, resolve_targets
+from mosear.experts.weights import check_weights
 
 GATE = "mose_gate"
 
@@ -38,7 +39,7 @@ class MoSEModel(BaseTuner):
         getattr(model, ATTRIBUTE).configs[adapter_name] = config
         for layer in _layers(model):  # of an earlier adapter with this name
             layer.forget(adapter_name)
-        wanted = config.target_modules
+        wanted = self._wanted = config.target_modules
         config.target_modules = list(self._targets)
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -58,6 +59,11 @@ class MoSEModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if current_key not in self._targets:  # PEFT can take the names from a state dict
+            raise ValueError(
+                f"{current_key} is not among the projections that target_modules={self._wanted!r} selects in the "
+                "decoder. The weights are of an adapter with other settings."
+            )
         gate = self._gate(layer_index(current_key, self.family))
         if adapter_name not in gate.normalised:
             gate.update_layer(adapter_name, peft_config)
@@ -77,6 +83,16 @@ class MoSEModel(BaseTuner):
             setattr(layer, GATE, gate)
             hooks.add_gate(gate, layer)
         return hooks.gates[index]
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """PEFT asks for it on every way to load weights, and then loads what fits; here it is all or nothing."""
+        tuner: Any = super()
+        found: dict[str, Tensor] = tuner._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_weights(model, adapter_name, found, cls.prefix)
+        return found
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,29 @@ class Prompts:
             transcript=None if self.transcript is None else self.transcript[:, :width],
             extra={name: value[:, :width] if self._per_token(value) else value for name, value in self.extra.items()},
         )
+
+    def without(self, hide: Sequence[str]) -> Prompts:
+        """The visible tokens alone, at the positions that they have in the whole prompt. (Waits for the device.)
+
+        As hiding by masks, for a pass as long as what is left. Prompts with ``extra`` arguments stay as they are.
+        """
+        if self.extra:
+            return self
+        kept = self.real & ~self.hidden(hide)
+        width = max(1, int(kept.sum(1).max()))
+        order = kept.byte().argsort(dim=1, stable=True)[:, -width:]  # the kept ones last, in their order
+        kept = kept.gather(1, order)
+        return Prompts(
+            embeds=self.embeds.gather(1, order[..., None].expand(-1, -1, self.embeds.shape[-1])),
+            positions=self.positions.gather(-1, order.expand(len(self.positions), -1, -1)),
+            roles=self.roles.gather(1, order).masked_fill(~kept, int(TokenRole.PAD)),
+            prompt=kept,
+            transcript=None if self.transcript is None else self.transcript.gather(1, order) & kept,
+        )
+
+    def hidden(self, hide: Sequence[str]) -> Tensor:
+        """bool ``[B, L]``: visible tokens that carry one of these modalities."""
+        return torch.stack([self.tokens_of(modality) for modality in hide]).any(0)
 
     def extra_for(self, following: int) -> dict[str, Any]:
         """``extra`` for a pass in which so many tokens follow: what is per token gets zeros for them."""

@@ -59,8 +59,11 @@ def label_pass(
             f"Label scoring needs boolean masks, which attn_implementation={implementation!r} cannot take. Load with "
             "attn_implementation='sdpa'."
         )
+    hidden = None
+    if hide:
+        prompts = prompts.without(hide)
+        hidden = prompts.hidden(hide)  # none are left, except of prompts with further arguments
     width = prompts.roles.shape[1]
-    hidden = torch.stack([prompts.tokens_of(modality) for modality in hide]).any(0) if hide else None
     labels = trie.after(prompts.real, prompts.positions, hidden)
     nodes = thinker.get_input_embeddings()(labels.ids).to(prompts.embeds.dtype)
     embeds = torch.cat([prompts.embeds, nodes], dim=1)

@@ -9,20 +9,8 @@ from typing import Any
 from peft import PeftModel
 
 from mosear.backbones.identity import save_identity
-
-README = """\
-# {method} adapter of {backbone}
-
-    import mosear                                       # PEFT then knows MoSE; a plain LoRA needs peft alone
-    from mosear.backbones import load_backbone
-    from peft import PeftModel
-
-    backbone = load_backbone("{backbone}")
-    model = PeftModel.from_pretrained(backbone.model, "THIS DIRECTORY").eval()
-
-`python -m mosear predict CLIP --adapter THIS DIRECTORY` needs the run's `config.yaml` beside this directory as well.
-`mosear.json` says which backbone the adapter belongs to.
-"""
+from mosear.files import os_errors
+from mosear.methods.model_card import CARD, model_card
 
 
 def save_adapter(network: PeftModel, name: str, identity: Mapping[str, Any], directory: Path) -> None:
@@ -34,8 +22,9 @@ def save_adapter(network: PeftModel, name: str, identity: Mapping[str, Any], dir
         identity: of the backbone, see :func:`mosear.backbones.identity.identity`.
         directory: a new one.
     """
-    network.save_pretrained(str(directory))
+    with os_errors(directory):
+        # Embeddings are frozen. Asked to find out whether they changed, PEFT looks for the backbone's config on a hub.
+        network.save_pretrained(str(directory), save_embedding_layers=False)
     save_identity(directory, name, identity)
-    method = getattr(network.peft_config["default"].peft_type, "value", None)
-    text = README.format(method=method, backbone=name)  # instead of PEFT's empty model card
-    (directory / "README.md").write_text(text, encoding="utf-8")
+    # Instead of PEFT's empty model card; once the run is tested, its scores are added.
+    (directory / CARD).write_text(model_card(network.peft_config["default"].to_dict(), name), encoding="utf-8")

@@ -15,6 +15,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from mosear.backbones.identity import identity
+from mosear.backbones.media import MediaBatch
 from mosear.backbones.partitioned import shape_of, whole
 from mosear.data.batches import split_media
 from mosear.data.clip import Clip
@@ -82,7 +83,7 @@ class OmniSystem(System):
         self.rows: list[PredictionRow] = []
         self.contributions: list[ClipValues] = []
         self._measured: frozenset[str] = frozenset()
-        self._validation: list[tuple[str, bool, float]] = []
+        self._validation: list[tuple[str, bool, float | None]] = []  # no loss: the clip could not be used
 
     # -- what a run asks --------------------------------------------------------------------------------------------
 
@@ -199,11 +200,18 @@ class OmniSystem(System):
         """The batch with encoded media; what was missing from the cache is written to it."""
         assert batch.data is not None
         media = self.backbone.encode(batch.data.media)
-        if self.cache is not None and any(batch.cache_names):
-            for name, own in zip(batch.cache_names, split_media(media, batch.data), strict=True):
-                if name is not None:
-                    self.cache.put(name, own)
+        if any(batch.cache_names) or (batch.resident is not None and batch.resident.wants(batch.data.clips)):
+            self._keep(batch, split_media(media, batch.data))
         return replace(batch.data, media=media)
+
+    def _keep(self, batch: ClipBatch, media: Sequence[MediaBatch]) -> None:
+        """In the cache what it lacks, and all of it in memory where the split fits."""
+        assert batch.data is not None
+        for name, own in zip(batch.cache_names, media, strict=True):
+            if self.cache is not None and name is not None:
+                self.cache.put(name, own)
+        if batch.resident is not None:
+            batch.resident.keep(batch.data.clips, media, {clip.id: seconds for clip, seconds in batch.cut})
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule over the trainable parameters."""
@@ -226,7 +234,7 @@ class OmniSystem(System):
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Negative log-probability of the right label among the candidates, and whether it comes first."""
-        self._validation += [(bad.clip.subset, False, float("nan")) for bad in batch.bad]
+        self._validation += [(bad.clip.subset, False, None) for bad in batch.bad]
         if batch.data is None:
             return
         data = self.encoded(batch)
@@ -240,8 +248,9 @@ class OmniSystem(System):
         results, self._validation = gathered(self._validation), []
         if not results:
             return
-        scored = [loss for _, _, loss in results if loss == loss]
-        self.log("val/loss", sum(scored) / max(1, len(scored)), prog_bar=True)
+        scored = [loss for _, _, loss in results if loss is not None]  # NaN counts: no clip's loss may be hidden
+        if scored:
+            self.log("val/loss", sum(scored) / len(scored), prog_bar=True)
         self.log("val/accuracy", sum(ok for _, ok, _ in results) / len(results), prog_bar=True)
         subsets: dict[str, list[bool]] = {}
         for subset, ok, _ in results:

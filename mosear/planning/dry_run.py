@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mosear.planning.clips import clip_lines
 from mosear.planning.memory import Estimate, estimate, headline, table
 from mosear.planning.plan import CARDS
 
@@ -27,7 +28,7 @@ def dry_run(cfg: DictConfig) -> str:
         ValueError: if nothing on this machine says how large the backbone is.
     """
     found = estimate(cfg)
-    parts = [headline(found), steps(cfg, found.processes), table(found), verdict(found)]
+    parts = [headline(found), steps(cfg, found.processes), "\n".join(clip_lines(cfg)), table(found), verdict(found)]
     return "\n\n".join(part for part in parts if part)
 
 

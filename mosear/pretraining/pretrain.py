@@ -231,7 +231,7 @@ def pretrain(recipe: Recipe, out: Path, cache: Path, *, log_every: int = 50) -> 
         optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1, anneal_strategy="cos"
     )
     model.train()
-    start, running = time.time(), 0.0
+    start, running = time.perf_counter(), 0.0
     for step in range(recipe.steps):
         items = curriculum.step(step)
         batch = assembler.batch(items)
@@ -244,7 +244,10 @@ def pretrain(recipe: Recipe, out: Path, cache: Path, *, log_every: int = 50) -> 
         schedule.step()
         running = 0.9 * running + 0.1 * loss.item() if step else loss.item()
         if (step + 1) % log_every == 0 or step + 1 == recipe.steps:
-            print(f"step {step + 1:4d}/{recipe.steps}  loss {running:.3f}  {time.time() - start:5.0f} s", flush=True)
+            print(
+                f"step {step + 1:4d}/{recipe.steps}  loss {running:.3f}  {time.perf_counter() - start:5.0f} s",
+                flush=True,
+            )
     save(backbone, recipe, out)
     scores = held_out_scores(backbone, assembler, recipe, cache)
     print(json.dumps(scores, allow_nan=False), flush=True)

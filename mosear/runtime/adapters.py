@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from peft import PeftModel, get_peft_model
 
 import mosear.experts  # noqa: F401 - makes PEFT know MoSE
-from mosear.backbones.identity import differences, identity, saved_identity
+from mosear.backbones.identity import FILE, differences, identity, saved_identity
 from mosear.experts.lean_lora import lean
 from mosear.runtime.adapter_files import AdapterError, check_bounds, check_loaded, read_config, read_weights
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
 
 NAME = "default"
+NOT_COMPARED = (
+    "{path} has no {file} (an earlier version of mosear saved the adapter). Its backbone, {name!r}, goes by the name "
+    "alone: sizes and weights were not compared, so a directory with another checkpoint would pass as well. To have "
+    'them compared from now on, write the file with the backbone that the adapter was trained on: python -c "from '
+    "mosear.backbones.identity import describe; describe({path!r}, 'NAME_OR_DIRECTORY', name={name!r})\""
+)
 REPORTED = (".*Found missing adapter keys.*", ".*were not initialized from the model checkpoint.*")
 """Warnings of PEFT about what is an error here."""
 
@@ -66,6 +72,8 @@ def _check_backbone(backbone: OmniBackbone, directory: Path, name: Any) -> None:
         raise AdapterError(str(error)) from error
     if trained_on is None:
         told = [] if name == backbone.name else [""]
+        if not told:
+            warnings.warn(NOT_COMPARED.format(path=str(directory), file=FILE, name=name), stacklevel=3)
     else:
         name, told = trained_on.get("name", name), differences(trained_on, identity(backbone))
     if told:

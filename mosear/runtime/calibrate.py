@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mosear.backbones.devices import chosen_device, device_problems
 from mosear.backbones.sequences import thinker_of
 from mosear.config.foreign import TRUST
+from mosear.evaluation.runs import is_trained_adapter
 from mosear.runtime.calibration_clips import Clips, backbone_config, chosen_clips, read_clips, validation_data
 from mosear.runtime.run import Run
 from mosear.settings import AtLeastOne, check
@@ -105,9 +106,11 @@ class Calibration:
         except ValueError as error:
             problems.append(f"policy={self.policy!r}: {error}")
         if self.adapter is not None:
-            for path in (self.adapter / "adapter_config.json", self.adapter.parent / "config.yaml"):
-                if not path.is_file():
-                    problems.append(f"{path} is missing: give the adapter/ directory of a run, as train.py leaves it")
+            give = "give the adapter/ directory of a run, as train.py leaves it"
+            if not is_trained_adapter(self.adapter):
+                problems.append(f"{self.adapter} is not a trained adapter (adapter_config.json is missing): {give}")
+            if not (config := self.adapter.parent / "config.yaml").is_file():
+                problems.append(f"{config} is missing: {give}")
         if self.target.suffix != ".json":
             problems.append(f"out={self.target} must end in .json")
         if self.target.exists() and not self.overwrite:

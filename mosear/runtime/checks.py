@@ -22,8 +22,7 @@ def check_evaluation(cfg: DictConfig) -> None:
 
 
 def resume_fits(cfg: DictConfig) -> Iterator[Problem]:
-    """The checkpoint to resume from, and settings that allow it."""
-    if cfg.resume is not None:
-        from mosear.runtime.resume import resume_is_possible
+    """The checkpoint to resume from, and settings that allow it; a run that starts afresh finds none of another's."""
+    from mosear.runtime.resume import directory_is_fresh, resume_is_possible
 
-        yield from resume_is_possible(cfg)
+    yield from directory_is_fresh(cfg) if cfg.resume is None else resume_is_possible(cfg)

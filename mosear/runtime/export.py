@@ -21,6 +21,7 @@ from mosear.backbones.identity import FILE as IDENTITY
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.bootstrap import paired_difference
 from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.runs import is_trained_adapter
 from mosear.evaluation.summary import write_metrics
 from mosear.experts.config import METHOD
 from mosear.experts.export.to_lora import FITS, Fit, PlainLora, freeze_experts, observed
@@ -89,10 +90,9 @@ class Export:
         return device_problems(self.device) + self._wrong_adapter() + self._wrong_target()
 
     def _wrong_adapter(self) -> list[str]:
-        settings = self.adapter / "adapter_config.json"
-        if not settings.is_file():
+        if not is_trained_adapter(self.adapter):
             return [f"{self.adapter} is not a trained adapter: it has no adapter_config.json (give RUN/adapter)"]
-        method = json.loads(settings.read_text(encoding="utf-8")).get("peft_type")
+        method = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
         problems = []
         if method != METHOD:
             problems.append(f"{self.adapter} holds a {method} adapter, not {METHOD}: there is no gate to freeze")

@@ -38,6 +38,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.zero_shot:
         with parts.system.untuned():
             test(parts, ZERO_SHOT)
+    log.info("Tuning")
     tuning_start = time.perf_counter()
     parts.trainer.fit(
         parts.system,

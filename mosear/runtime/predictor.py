@@ -15,7 +15,7 @@ from mosear.backbones import load_backbone
 from mosear.backbones.backbone import OmniBackbone
 from mosear.data.budget import MediaBudget
 from mosear.data.clip import Clip
-from mosear.data.media import decode, probe
+from mosear.data.decode_process import DecodeProcess, Decoder
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.prompt import Prompt
 from mosear.data.sample import Sample, SampleBuilder, TooLongError, collate
@@ -69,6 +69,7 @@ class Predictor:
         method: see :class:`Answerer`.
         max_new_tokens: see :class:`Answerer`.
         adapter: directory of the adapter, to which steering settings must belong.
+        decoder: decodes the files; ``None`` = a process of its own, which a file may end.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Predictor:
         method: Literal["score", "generate"] = "score",
         max_new_tokens: int = 16,
         adapter: Path | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
+        self.decoder = decoder or DecodeProcess()
         self.backbone, self.budget, self.adapter = backbone, budget, adapter
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
         self.builder = SampleBuilder(
@@ -101,8 +104,9 @@ class Predictor:
             path: the run directory, or its ``adapter/``.
             backbone: where the backbone lies, if not under the run's name for it.
             trust_remote_code: run code that the backbone's checkpoint brings along.
-            options: ``method`` and ``max_new_tokens``.
+            options: ``method``, ``max_new_tokens`` and ``decoder``.
         """
+        options = {"decoder": _started()} | options
         run = Run.open(path, trust_remote_code=trust_remote_code)
         loaded = run.backbone(backbone)
         run.network(loaded)
@@ -113,6 +117,7 @@ class Predictor:
     @classmethod
     def bare(cls, backbone: str = "tiny-omni", *, trust_remote_code: bool = False, **options: Any) -> Predictor:
         """An embedded backbone without an adapter."""
+        options = {"decoder": _started()} | options
         loaded = load_backbone(backbone, dtype="fp32", trust_remote_code=trust_remote_code)
         return cls(loaded, Prompt(), TINY_BUDGET, **options)
 
@@ -160,7 +165,7 @@ class Predictor:
 
     def _sample(self, path: Path, text: str | None) -> tuple[Sample, bool]:
         """The sample, and whether the file goes on after the budget's end."""
-        info = probe(path)
+        info = self.decoder.probe(path)
         clip = Clip(
             id=path.name,
             video=path.name if info.has_video else None,
@@ -168,7 +173,7 @@ class Predictor:
             text=text,
         )
         sources = (path if info.has_video else None, "video" if info.has_video else path)
-        media = decode(sources[0], sources[1] if info.has_audio else None, self.budget)
+        media = self.decoder.decode(sources[0], sources[1] if info.has_audio else None, self.budget)
         encoded = self.backbone.encode(self.media_processor(media).to(self.backbone.device))
         try:
             return self.builder.build(clip, encoded), media.cut
@@ -197,3 +202,10 @@ class Predictor:
             answer.reason,
             cut_at,
         )
+
+
+def _started() -> Decoder:
+    """A decoder that is ready when the backbone is."""
+    decoder = DecodeProcess()
+    decoder.start()
+    return decoder

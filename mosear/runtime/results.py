@@ -15,21 +15,23 @@ from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.report.choice import choose_examples, reason
 from mosear.evaluation.report.clip_media import Embedder
+from mosear.evaluation.runs import ADAPTER
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
 from mosear.loggers.build import public_config, without_private_parts
 from mosear.loggers.wandb_logger import RunDirectoryWandbLogger
 from mosear.loggers.wandb_results import Outcome, publish_to_wandb
 from mosear.methods.system import TUNED, ZERO_SHOT, System
+from mosear.runtime.model_card import write_card
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from rich.table import Table
 
+    from mosear.data.decode_process import Decoder
     from mosear.runtime.assemble import Assembly
 
 Rows = Mapping[str, Sequence[PredictionRow]]
 BENCHMARK = "benchmark_metrics"
-QUARANTINE = "quarantine.jsonl"
 MEDIA_MB = 2.0  # for runs whose config does not say it yet
 THUMBNAILS = 4
 THUMBNAIL_HEIGHT = 112
@@ -60,6 +62,8 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
     for reporter in reporters:
         metrics.update(reporter.summary())
     write_metrics(metrics, parts.run_dir / "metrics.json")
+    if (parts.run_dir / ADAPTER / "adapter_config.json").is_file():
+        write_card(parts.run_dir)
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
     shown = playable(parts, examples(parts, rows, cfg.report.examples))
     write_report(
@@ -72,7 +76,7 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
         examples=shown,
         examples_note=reason(main),
         charts=[*charts, *(chart for reporter in reporters for chart in reporter.charts())],
-        quarantine=QUARANTINE if (parts.run_dir / QUARANTINE).is_file() else None,
+        files={name: path for own in run_callbacks(parts.callbacks) for name, path in own.files().items()},
     )
     tables = [table for callback in run_callbacks(parts.callbacks) for table in callback.tables()]
     for name, tested in parts.tested.items():
@@ -107,11 +111,15 @@ def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
     clips = parts.system.test_clips() if count > 0 else {}
     if not clips:
         return []
+    from mosear.data.decode_process import DecodeProcess
+
     by_system = [{row.id: row for row in own} for own in rows.values()]
     shown = []
-    for clip_id in choose_examples(list(by_system[-1].values()), count):
-        systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
-        shown.append(Example.from_rows(systems, image=film_strip(parts.system.media(clips[clip_id])[0])))
+    with DecodeProcess() as decoder:
+        for clip_id in choose_examples(list(by_system[-1].values()), count):
+            systems = {name: table[clip_id] for name, table in zip(rows, by_system, strict=True) if clip_id in table}
+            image = film_strip(parts.system.media(clips[clip_id])[0], decoder)
+            shown.append(Example.from_rows(systems, image=image))
     return shown
 
 
@@ -128,17 +136,17 @@ def media_limit(loggers: Sequence[Logger], wanted: float) -> float:
     return wanted if all(logger.media == "clip" for logger in uploads) else 0.0
 
 
-def film_strip(video: Path | None) -> bytes | None:
+def film_strip(video: Path | None, decoder: Decoder) -> bytes | None:
     """A few frames side by side as JPEG; ``None`` if there is no usable video."""
     import numpy as np
     from PIL import Image
 
-    from mosear.data.media import MediaBudget, MediaError, decode
+    from mosear.data.media import MediaBudget, MediaError
 
     if video is None:
         return None
     try:
-        media = decode(video, None, MediaBudget(num_frames=THUMBNAILS, max_pixels=4 * THUMBNAIL_HEIGHT**2))
+        media = decoder.decode(video, None, MediaBudget(num_frames=THUMBNAILS, max_pixels=4 * THUMBNAIL_HEIGHT**2))
     except MediaError:
         return None
     assert media.frames is not None

@@ -14,6 +14,7 @@ from mosear.callbacks.base import run_callbacks
 from mosear.callbacks.checkpoint_files import STATE, CheckpointError, Note, complete, read_note, verify
 from mosear.config.renamed import in_present_names
 from mosear.problems import Problem
+from mosear.torchrun import launched_world
 
 if TYPE_CHECKING:
     from mosear.runtime.assemble import Assembly
@@ -117,6 +118,14 @@ def resume_is_possible(cfg: DictConfig) -> Iterator[Problem]:
     except CheckpointError as error:
         yield Problem("resume", cfg.resume, str(error), "See docs/resuming.md.")
         return
+    if not cfg.get("dry_run") and found.note.world_size != (world := launched_world()):
+        yield Problem(
+            "resume", cfg.resume,
+            f"{found.directory} was written by {found.note.world_size} process(es), and this run has {world}: batches "
+            "would be other ones",
+            f"Start {found.note.world_size} process(es) with the same trainer. To train on with {world}, start a new "
+            "run.",
+        )  # fmt: skip
     if changed := differences(in_present_names(found.note.settings), settings_of(cfg)):
         yield Problem(
             "resume", cfg.resume,
@@ -130,6 +139,20 @@ def resume_is_possible(cfg: DictConfig) -> Iterator[Problem]:
             f"it lies outside the run directory {cfg.run_dir}, and log and adapter of its own run are needed as well",
             f"Set hydra.run.dir={found.directory.parent.parent} too, or to a copy of that directory.",
         )  # fmt: skip
+
+
+def directory_is_fresh(cfg: DictConfig) -> Iterator[Problem]:
+    """Of two runs' checkpoints in one directory, the newest by step would stay, whichever run they are of."""
+    root = checkpoints_directory(cfg)
+    if root is None or cfg.get("dry_run") or not (found := complete(root)):
+        return
+    yield Problem(
+        "resume", cfg.resume,
+        f"{root} holds checkpoints of an earlier run (the last: {found[-1].name}), which would be mixed with those of "
+        "this one",
+        f"Go on with that run: resume=auto. Else give this one a directory of its own (hydra.run.dir=DIR), or delete "
+        f"{root}.",
+    )  # fmt: skip
 
 
 def prepare(cfg: DictConfig) -> Resume | None:

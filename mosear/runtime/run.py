@@ -12,8 +12,9 @@ from torch import nn
 from mosear.backbones import load_backbone
 from mosear.config.foreign import TRUST, without_code
 from mosear.data.budget import MediaBudget
+from mosear.data.decode_process import Decoding
 from mosear.data.prompt import Prompt
-from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles
+from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained_adapter
 from mosear.runtime.adapters import load_adapter
 
 if TYPE_CHECKING:
@@ -50,17 +51,18 @@ class Run:
             ValueError: if it is no run directory, has no trained adapter, or its config names code.
         """
         path = Path(path)
-        adapter = path / ADAPTER if (path / ADAPTER / "adapter_config.json").is_file() else path
-        if not (adapter / "adapter_config.json").is_file():
+        adapter = path / ADAPTER if is_trained_adapter(path / ADAPTER) else path
+        if not is_trained_adapter(adapter):
             raise ValueError(
                 f"{path} is not a trained adapter: it has no adapter_config.json. Give RUN, or RUN/adapter."
             )
-        config = adapter.parent / CONFIG
+        # What `mosear push` uploads has its config among the adapter's files.
+        config = adapter / CONFIG if (adapter / CONFIG).is_file() else adapter.parent / CONFIG
         if not config.is_file():
             raise ValueError(
                 f"{config} is missing: it says which backbone, prompt and budgets {adapter} was trained with."
             )
-        saved = RunFiles(adapter.parent).config
+        saved = RunFiles(config.parent).config
         without_code(saved, config)
         trust = [f"{TRUST}=true"] if trust_remote_code else []
         cfg = OmegaConf.merge(saved, OmegaConf.from_dotlist([*overrides, *trust]))
@@ -115,6 +117,8 @@ class Run:
 
         options = _settings(self.cfg.data)
         options |= {"prompt": self.prompt, "budget": self.budget, "prepare": None, "val_subset": None, **changes}
+        if options.get("decode") is not None:  # runs of earlier releases say nothing about it
+            options["decode"] = Decoding(**_settings(self.cfg.data.decode))
         return ClipDataModule(backbone=backbone, **options)
 
     def prepare_clips(self) -> None:

@@ -19,6 +19,7 @@ from mosear.backbones.sequence_hooks import PassCall, PassListener, SequenceHook
 from mosear.backbones.sequences import SequenceState, family_with_separate_modalities, thinker_of
 from mosear.inference.prompts import Prompts
 from mosear.steering.attention import NAME, kernel_for
+from mosear.steering.caches import check_empty, check_filled
 from mosear.steering.conflict_detector import ConflictDetector
 from mosear.steering.passes import SteeredPass
 from mosear.steering.policies.base import Policy
@@ -98,6 +99,7 @@ class SteeringSession(PassListener):
         self.last: SequenceRecord | None = None
         self._id, self._prompts = next(_numbers), 0
         self._installed = ExitStack()
+        self._kernel = ""
         self._thread = _this_thread()
         self.reset_stats()
 
@@ -126,7 +128,7 @@ class SteeringSession(PassListener):
             hooks = SequenceHooks.of(self.thinker, self.family)
             hooks.add(self)
             stack.callback(hooks.remove, self)
-            self._thread = _this_thread()
+            self._kernel, self._thread = implementation, _this_thread()
             self._installed = stack.pop_all()
         return self
 
@@ -202,6 +204,7 @@ class SteeringSession(PassListener):
 
     def start(self, call: PassCall) -> SteeredPass:
         """Which rows are steered, and what the policy decides about them."""
+        check_empty(call.given.get("past_key_values"), self._kernel)
         roles, prompt = call.described(self.title)
         record = self._new_record(call.state)
         steering = SteeredPass(self.policy, SteeredRows.after_media(roles, prompt), roles)
@@ -224,6 +227,7 @@ class SteeringSession(PassListener):
         session, counted = rows.note
         if session != self._id:
             raise ValueError(FOREIGN_CACHE)
+        check_filled(call.given["past_key_values"], call.length)
         roles = rows.tensors["roles"]
         steering = SteeredPass(
             self.policy, SteeredRows.after_prompt(roles, call.length), roles, state=rows.tensors.get("state")

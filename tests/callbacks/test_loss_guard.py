@@ -12,7 +12,7 @@ from mosear.callbacks import LossGuard
 from mosear.callbacks.checkpoint_state import restore_random_state
 from mosear.callbacks.loss_guard import BadLossError
 from tests.helpers.run_if import RunIf
-from tests.helpers.toy_tuner import ToyTuner, clip_batch, fit
+from tests.helpers.toy_tuner import ToyData, ToyTuner, clip_batch, fit
 
 NAN = float("nan")
 
@@ -125,3 +125,50 @@ def test_deepspeed_cannot_skip(tmp_path, monkeypatch):
     trainer = Trainer(strategy=ZeroStrategy(2, "cpu"), accelerator="cpu", devices=1, callbacks=[guard], logger=False)
     with pytest.raises(ValueError, match="cannot take gradients back from DeepSpeed"):
         guard.setup(trainer, ToyTuner(), "fit")
+
+
+def refuse_constant(name: str):
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_the_dump_is_strict_json(value, tmp_path):
+    with pytest.raises(BadLossError):
+        fit(ToyTuner({"a2": float(value)}), batches(), tmp_path, LossGuard(str(tmp_path)))
+    text = (tmp_path / "step-000002" / "rank-0" / "losses.json").read_text()
+    losses = json.loads(text, parse_constant=refuse_constant)
+    assert losses["loss"] == value and losses["own_parts"] == [value] and len(losses["before"]) == 2
+
+
+def broken_after(step: int):
+    """Its weights are ruined by a step whose own loss and gradients were fine."""
+
+    class Broken(ToyTuner):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx == step:
+                self.weight.data.fill_(NAN)
+
+    return Broken()
+
+
+class Both(ToyData):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(batches(), batch_size=None)
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(BadLossError, match=r"Step 8: the loss of the validation is nan.*Lower tuning.learning_rate"):
+        fit(broken_after(7), Both(), tmp_path, LossGuard(str(tmp_path)), max_epochs=2)
+
+
+def test_a_validation_that_is_not_finite_is_told_where_steps_are_skipped(tmp_path, caplog):
+    fit(broken_after(7), Both(), tmp_path, LossGuard(str(tmp_path), on_bad_loss="skip"))
+    assert "Step 8: the loss of the validation is nan" in caplog.text
+
+
+def test_a_validation_alone_is_reported_not_judged(tmp_path):
+    module = ToyTuner({"v": NAN})
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[LossGuard(str(tmp_path))], **quiet)
+    trainer.validate(module, ToyData(), verbose=False)
+    assert not trainer.callback_metrics["val/loss"].isfinite()

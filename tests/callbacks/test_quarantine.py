@@ -31,3 +31,10 @@ def test_clips_that_were_cut_are_counted_once_per_split(tmp_path: Path, caplog: 
     assert told[0].startswith("3 test clip(s) are longer than data.budget.max_seconds=30: what comes later is not used")
     assert told[1].startswith("1 train clip(s)")
     assert not log.path.exists(), "they are no bad clips"
+
+
+def test_the_report_links_the_list_once_there_is_one(tmp_path):
+    log = QuarantineLog(str(tmp_path / "quarantine.jsonl"))
+    assert log.files() == {}
+    (tmp_path / "quarantine.jsonl").touch()
+    assert list(log.files().values()) == [tmp_path / "quarantine.jsonl"]

@@ -1,4 +1,4 @@
-"""The wheel holds what a run needs, and its command works from an empty directory."""
+"""The wheel holds what a run needs, and its command works from an empty directory, without a warning."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def run(tool: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
         command, cwd=cwd, capture_output=True, text=True, env=surroundings(), timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
     return done
 
 
@@ -101,3 +102,5 @@ def test_the_command_works_from_an_empty_directory(installed, tmp_path):
     assert "answer: " in answer.stdout
     run(tool, "evaluate", "run=RUN", *SMALL[:1], "hydra.run.dir=EVALUATION", "debug=fast", *SMALL[1:], cwd=tmp_path)
     assert (tmp_path / "EVALUATION" / "metrics.json").is_file()
+    for log in tmp_path.glob("*/run.log"):
+        assert "[WARNING]" not in log.read_text(), log

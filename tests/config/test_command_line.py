@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,25 @@ def test_documented_commands_pass():
             if line.startswith("# python ") and (".py " in line):
                 refuse_mistakes(line.partition(".py ")[2].replace("'", "").split("  ")[0].split(), CONF, "train")
     assert len(known_keys(CONF, "train")) > 100
+
+
+@pytest.mark.parametrize(
+    ("argument", "copied"),
+    [
+        ("data.prompt.labels=[高兴,悲伤]", """'data.prompt.labels=["高兴","悲伤"]'"""),
+        ("data.prompt.labels=[sad, très bien]", """'data.prompt.labels=[sad, "très bien"]'"""),
+        ("data.prompt.question=谁?", """'data.prompt.question="谁?"'"""),
+        ("+data.prompt.synonyms={angry: [fâché]}", """'+data.prompt.synonyms={angry: ["fâché"]}'"""),
+    ],
+)
+def test_letters_that_hydra_takes_in_quotes_are_shown_in_quotes(argument, copied):
+    with pytest.raises(SystemExit) as stopped:
+        refuse_mistakes([argument], CONF, "train")
+    assert "stand in quotes" in str(stopped.value) and copied in str(stopped.value)
+    (told,) = shlex.split(copied)
+    refuse_mistakes([told], CONF, "train")
+
+
+def test_keys_that_no_quotes_help_belong_into_a_file():
+    with pytest.raises(SystemExit, match="in a config file alone"):
+        refuse_mistakes(["+data.prompt.synonyms={fâché: angry}"], CONF, "train")

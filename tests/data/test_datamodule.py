@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +18,7 @@ from torch.utils.data import DataLoader
 from mosear.data.cache import CacheKey
 from mosear.data.datamodule import ClipDataModule
 from mosear.data.dataset import ClipBatch
+from mosear.data.decode_process import DecodeProcess, Decoding
 from mosear.data.manifest import ManifestError, load_manifest, write_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.prompt import Prompt
@@ -234,3 +239,71 @@ def test_blanks_around_names_are_shown(module, corpus: Path, tmp_path: Path) -> 
         module(test=path, root=str(corpus)).manifest("test")
     assert "data.prompt.labels: 'sad '; labels asked for: 'neutral'" in str(error.value)
     assert "subset ' all' has blanks around it" in str(error.value)
+
+
+def decoders() -> set[int]:
+    """Decoding processes of this user that live."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command, state = (path / "cmdline").read_bytes(), (path / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if b"mosear.data.decode_child" in command and state != "Z":
+            found.add(int(path.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoding_in_a_process_changes_nothing_and_leaves_nobody_behind(module, workers: int) -> None:
+    before = decoders()
+    plain, apart = module(), module(decode=Decoding(), num_workers=workers)
+    for one, other in zip(plain.test_dataloader(), apart.test_dataloader(), strict=True):
+        assert_equal(one, other)
+    apart.decoder.close()
+    end = time.monotonic() + 60
+    while decoders() - before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not decoders() - before
+
+
+class EndedBy(DecodeProcess):
+    """Its child is killed while it decodes the victim."""
+
+    def decode(self, video, audio, budget=None):
+        if video is None or "victim" not in str(video):
+            return super().decode(video, audio, budget)
+        self.probe(video)
+        os.kill(self.pid, signal.SIGSTOP)
+        kill = threading.Timer(0.2, os.kill, (self.pid, signal.SIGKILL))
+        kill.start()
+        try:
+            return super().decode(video, audio, budget)
+        finally:
+            kill.join()
+
+
+@pytest.mark.slow
+def test_a_file_that_ends_its_decoder_in_a_worker_is_a_bad_clip(module, corpus: Path, tmp_path: Path) -> None:
+    clips = list(load_manifest(corpus / "test.parquet"))[:6]
+    files = [tmp_path / ("victim.mp4" if index == 3 else f"{index}.mp4") for index in range(6)]
+    for clip, file in zip(clips, files, strict=True):
+        file.write_bytes((corpus / clip.video).read_bytes())
+    rows = [replace(clip, video=file.name) for clip, file in zip(clips, files, strict=True)]
+    path = str(write_manifest(rows, tmp_path / "own.parquet"))
+    own = module(test=path, num_workers=2, on_bad_media="quarantine", decode=Decoding())
+    own.decoder = EndedBy(own.decoder.limits)
+    batches = list(own.test_dataloader())
+    assert [clip.id for batch in batches for clip in batch.data.clips] == [
+        clip.id for index, clip in enumerate(clips) if index != 3
+    ]
+    (bad,) = [bad for batch in batches for bad in batch.bad]
+    assert bad.cause == "decoder_died" and "victim.mp4" in bad.message and "SIGKILL" in bad.message
+
+
+def test_lengths_are_read_apart_too(module, corpus: Path) -> None:
+    own = module(bucket=50, decode=Decoding())
+    assert own._lengths(own.dataset("train", with_answer=True)) == module(bucket=50)._lengths(
+        module(bucket=50).dataset("train", with_answer=True)
+    )

@@ -483,6 +483,26 @@ def test_fewer_clips_only_shorten_the_manifests(small_corpus, tmp_path, monkeypa
     assert manifest_bytes(root) == listed and file_hashes(root) == files
 
 
+def test_a_training_flavour_is_rendered_when_it_is_wanted(small_corpus, tmp_path, monkeypatch) -> None:
+    whole, root = file_hashes(small_corpus), tmp_path / "corpus"
+    ensure_corpus(root, **SMALL, train_flavours=["natural"])
+    natural = file_hashes(root)
+    assert natural == {path: own for path, own in whole.items() if "voice_dominant" not in path}
+    assert not (root / "train_voice_dominant.parquet").exists()
+
+    ensure_corpus(root, **SMALL, train_flavours=["voice_dominant"])
+    assert file_hashes(root) == whole and manifest_bytes(root) == manifest_bytes(small_corpus)
+    monkeypatch.setattr(corpus_module, "render_task", lambda task: pytest.fail(f"{task} was rendered"))
+    for flavours in (["natural"], ["natural", "voice_dominant"]):
+        ensure_corpus(root, **SMALL, train_flavours=flavours)
+
+    record = json.loads((root / "corpus.json").read_text())
+    (root / "corpus.json").write_text(json.dumps({k: v for k, v in record.items() if k != "train_flavours"}))
+    ensure_corpus(root, **SMALL)  # a corpus of older versions has both
+    with pytest.raises(ValueError, match="train_flavours has loud; there are natural and voice_dominant"):
+        ensure_corpus(root, **SMALL, train_flavours=["loud"])
+
+
 def test_validation_grows_too(small_corpus, tmp_path) -> None:
     root = Path(shutil.copytree(small_corpus, tmp_path / "corpus"))
     before = file_hashes(root)

@@ -194,3 +194,10 @@ def test_quarantined_clips_are_named_apart(tmp_path):
     unread = sum(row.prediction is None for row in rows) - 1
     assert f"{unread} of {len(rows) - 1} answers could not be read" in html
     assert f"1 of {len(rows)} clips could not be used (quarantined)" in html and "+ 1 quarantined" in html
+
+
+def test_files_beside_the_report_are_linked_and_no_others(tmp_path):
+    files = {"clips <that> failed": tmp_path / "bad clips.jsonl", "elsewhere": tmp_path.parent / "x.jsonl"}
+    html, _ = render(tmp_path, {"tuned": make_rows("tuned", 0.9)}, files=files)
+    assert '<li>Clips &lt;that&gt; failed: <a href="bad%20clips.jsonl">bad%20clips.jsonl</a></li>' in html
+    assert "x.jsonl" not in html

@@ -18,13 +18,13 @@ def scored(rows):
     return summarise(rows, LABELS, benchmark="b", steering="none", seed=3, n_boot=100)
 
 
-def found(difference=None, against_control=None, rows=None, **options):
+def found(difference=None, against_control=None, rows=None):
     rows = rows or make_rows("tuned", 0.6)
     lead = scored(rows)
     control = control_to_beat("tuned", lead, rows, LABELS)
     control = None if against_control is None else replace(control, control="late_fusion", difference=against_control)
     differences = {} if difference is None else {"consistent": OPEN, "video_aligned": UP, "conflict_mean": difference}
-    return verdict("zero_shot", "tuned", differences, lead, control, **options)
+    return verdict("zero_shot", "tuned", differences, lead, control)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_it_says_on_which_subsets():
     )
 
 
-def told(rows, **options):
-    return {fact.sentence: fact for fact in found(OPEN, rows=rows, **options).facts}
+def told(rows):
+    return {fact.sentence: fact for fact in found(OPEN, rows=rows).facts}
 
 
 def test_what_speaks_against_trust_is_told_apart_from_what_does_not():
@@ -68,7 +68,7 @@ def test_what_speaks_against_trust_is_told_apart_from_what_does_not():
     facts = told(rows)
     assert facts["120 clips, at least 40 in each of 3 subsets."].css == "better"
     assert facts["All 120 answers could be read."].css == "better"
-    assert facts["No clip was quarantined."].css == "better"
+    assert facts["No test clip was quarantined."].css == "better"
     assert facts["One seed (3): intervals are over clips; another training run may differ."].css == "unclear"
     few = rows[: 40 + FEW - 1]
     assert told(few)[f"{len(few)} clips, only {FEW - 1} in the smallest of 2 subsets: intervals are rough."].css == (
@@ -76,16 +76,9 @@ def test_what_speaks_against_trust_is_told_apart_from_what_does_not():
     )
     rows[0] = replace(rows[0], prediction=None, unparsed_reason="no label")
     rows[1] = replace(rows[1], prediction=None, unparsed_reason="bad media: truncated")
-    facts = told(rows, quarantine="quarantine.jsonl")
+    facts = told(rows)
     assert facts["1 of 119 answers could not be read; they count as wrong."].css == "unclear"
-    quarantined = facts["1 of 120 clips could not be used (quarantined); they count as wrong."]
-    assert (quarantined.css, quarantined.link) == ("worse", "quarantine.jsonl")
-
-
-def test_bad_training_clips_are_not_passed_over():
-    rows = [replace(row, prediction=row.label, unparsed_reason=None) for row in make_rows("tuned", 0.5)]
-    fact = told(rows, quarantine="quarantine.jsonl")["No test clip was quarantined, but other clips of this run were."]
-    assert (fact.css, fact.link) == ("unclear", "quarantine.jsonl")
+    assert facts["1 of 120 clips could not be used (quarantined); they count as wrong."].css == "worse"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +104,11 @@ def test_zero_shot_answers_have_no_training_seed():
 
 def test_the_page_opens_with_it(tmp_path):
     systems = {"zero_shot": make_rows("zero_shot", 0.3), "tuned": make_rows("tuned", 0.9, seed=1)}
-    html, summaries = render(tmp_path, systems, quarantine="quarantine.jsonl")
+    html, summaries = render(tmp_path, systems, files={"bad clips": tmp_path / "quarantine.jsonl"})
     page = Page(html)
     control = control_to_beat("tuned", summaries["tuned"], systems["tuned"], LABELS)
     differences = paired_differences(systems["zero_shot"], systems["tuned"])
-    answer = verdict("zero_shot", "tuned", differences, summaries["tuned"], control, quarantine="quarantine.jsonl")
+    answer = verdict("zero_shot", "tuned", differences, summaries["tuned"], control)
     order = [answer.headline, *answer.sentences, *(fact.sentence for fact in answer.facts), "Conflict mean"]
     places = [page.words.index(part) for part in order]
     assert places == sorted(places)

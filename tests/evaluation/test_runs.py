@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mosear.evaluation.runs import RunFiles
+from mosear.evaluation.runs import RunFiles, is_trained_adapter
 from tests.helpers.comparison_runs import LABELS, write_run
 
 
@@ -74,3 +74,9 @@ def test_reading_needs_no_torch():
     code = "import sys, mosear.evaluation.runs, mosear.evaluation.aggregate as a; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_trained_adapter_is_what_peft_would_load(tmp_path):
+    assert not is_trained_adapter(tmp_path / "absent") and not is_trained_adapter(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert is_trained_adapter(str(tmp_path))

@@ -175,11 +175,14 @@ def test_generate_without_a_cache_keeps_the_answer_out_of_the_gate(qwen25: OmniB
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), **TOLERANCE)
 
 
-def test_a_static_cache_is_named(qwen25: OmniBackbone) -> None:
+@torch.no_grad()
+def test_a_mask_of_queries_by_keys_is_refused_without_a_state(qwen25: OmniBackbone) -> None:
+    """It does not say which tokens are padding, whatever the cache."""
     own, model = adapted(qwen25)
-    inputs = make_batch(own, [("text",)]).model_inputs()
-    with pytest.raises(ValueError, match="with a static KV cache"):
-        model.generate(**inputs, max_new_tokens=2, do_sample=False, cache_implementation="static")
+    batch = make_batch(own, MIXED[3:4])
+    square = torch.ones(1, 1, *[batch.input_ids.shape[1]] * 2, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match=r"a mask that is not \[B, L\]"):
+        model(input_ids=batch.input_ids, attention_mask=square, position_ids=batch.position_ids)
 
 
 @torch.no_grad()
@@ -187,7 +190,7 @@ def test_unloading_gives_generate_back(qwen25: OmniBackbone) -> None:
     own, model = adapted(qwen25)
     twin = deepcopy(own.model)
     assert twin.generate.__self__ is twin
-    assert "generate" not in vars(model.unload())
+    assert not {"generate", "create_masks_for_generate", "get_compiled_call"} & vars(model.unload()).keys()
 
 
 @pytest.mark.parametrize("hide", [(), ("audio",), ("visual", "text")], ids="+".join)

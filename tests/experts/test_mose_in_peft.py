@@ -11,6 +11,7 @@ import torch
 from peft.utils.hotswap import hotswap_adapter
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.sequences import open_states, sequence_state
 from mosear.experts import MoSEConfig
 from tests.helpers.mose_models import adapted
 from tests.helpers.omni_samples import fresh
@@ -57,6 +58,14 @@ def test_settings_that_would_train_the_backbone_are_refused(setting) -> None:
     with pytest.raises(ValueError, match="MoSE trains no weight of the backbone"):
         MoSEConfig(**setting)
     assert not {"bias", "modules_to_save"} & MoSEConfig(bias="none", modules_to_save=None).to_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_state_of_a_compiled_model_is_the_thinker_s(qwen25: OmniBackbone) -> None:
+    own, model = adapted(qwen25)
+    for given in (model, own.model):
+        with sequence_state(torch.compile(given, backend="eager")) as state:
+            assert open_states(own.model) == [state]
 
 
 def test_what_is_refused(qwen25: OmniBackbone, tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ SMALL = [
     "data.prepare.val_clips=12",
     "data.prepare.workers=1",
 ]
-WHOLE = ["trainer.max_epochs=2", "trainer.limit_test_batches=1.0", "trainer.limit_val_batches=1.0"]
+WHOLE = [
+    "trainer.max_epochs=2",
+    "trainer.max_steps=-1",
+    "trainer.limit_test_batches=1.0",
+    "trainer.limit_val_batches=1.0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,25 @@ def test_scores_of_every_system_and_subset_are_in_the_summary(job, metrics):
     assert job.summary["test/tuned/late_fusion/consistent"] == metrics["controls"]["late_fusion"]["consistent"]
     table = job.table("test/subsets")
     assert len(table["data"]) == 2 * len(metrics["subsets"]) and table["columns"][:2] == ["system", "subset"]
+
+
+def numbers(node, path):
+    """Every number below a node, by its path."""
+    if isinstance(node, dict):
+        return {key: value for name, own in node.items() for key, value in numbers(own, f"{path}/{name}").items()}
+    return {path: node} if isinstance(node, int | float) and not isinstance(node, bool) else {}
+
+
+def test_every_score_of_metrics_json_is_in_the_file_that_wandb_wrote(job, metrics):
+    expected = {}
+    for system, own in (("tuned", metrics), ("zero_shot", metrics["zero_shot"])):
+        parts = {**own["subsets"], **{name: own[name] for name in ("conflict_mean", "gap")}, **own.get("controls", {})}
+        expected |= numbers(parts, f"test/{system}")
+    assert len(expected) > 100
+    assert {name: job.summary.get(name) for name in expected} == expected
+    assert [row["trainer/global_step"] for row in job.history if "train/loss" in row] == list(
+        range(metrics["run"]["steps"])
+    )
 
 
 def test_confusion_matrices_count_the_predictions(job, run_dir):

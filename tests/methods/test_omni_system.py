@@ -283,6 +283,16 @@ def test_validation_logs_loss_and_accuracies(setup: Callable[..., Setup]) -> Non
     assert logged["val/accuracy"] == pytest.approx(sum(row.correct for row in rows) / len(rows))
 
 
+def test_a_model_without_numbers_has_no_validation_loss_of_zero(setup: Callable[..., Setup]) -> None:
+    tuner, data = setup(val_subset="consistent")
+    for parameter in tuner.parameters():
+        if parameter.requires_grad:
+            parameter.data.fill_(float("nan"))
+    run = trainer(limit_val_batches=1.0)
+    run.validate(tuner, data, verbose=False)
+    assert run.callback_metrics["val/loss"].isnan() and float(run.callback_metrics["val/accuracy"]) == 0
+
+
 def test_one_validation_subset_has_no_curve_of_its_own(setup: Callable[..., Setup]) -> None:
     run = trainer(limit_val_batches=1.0)
     run.validate(*setup(val_subset="consistent"), verbose=False)

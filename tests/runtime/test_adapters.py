@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mosear.backbones import OmniBackbone, load_backbone
-from mosear.backbones.identity import FILE, identity, save_identity
+from mosear.backbones.identity import FILE, describe, identity, save_identity
 from mosear.runtime.adapter_files import AdapterError
 from mosear.runtime.adapters import load_adapter
 from tests.helpers.mose_models import adapted
@@ -169,9 +170,28 @@ def test_weights_decide_not_the_name(qwen25: OmniBackbone, qwen25_dir: Path, ada
 
 def test_an_adapter_of_before_goes_by_the_name(qwen25: OmniBackbone, adapter: Path) -> None:
     (adapter / FILE).unlink()
-    load_adapter(fresh(qwen25), adapter)
+    with pytest.warns(UserWarning, match=r"has no mosear\.json .*the name alone: sizes and weights were not"):
+        load_adapter(fresh(qwen25), adapter)
     with pytest.raises(AdapterError, match=r"was trained on .*, not on 'other'"):
         load_adapter(replace(fresh(qwen25), name="other"), adapter)
+
+
+def test_an_adapter_of_before_gets_its_file(qwen25: OmniBackbone, adapter: Path, tmp_path: Path) -> None:
+    """The command in the warning, as it stands there; afterwards the weights decide."""
+    (adapter / FILE).unlink()
+    with pytest.warns(UserWarning) as told:
+        load_adapter(fresh(qwen25), adapter)
+    (said,) = [text for w in told if "has no mosear.json" in (text := str(w.message))]
+    code = said.partition('python -c "')[2].rstrip('"').replace("NAME_OR_DIRECTORY", qwen25.name)
+    exec(code, {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*has no mosear.json.*")
+        load_adapter(fresh(qwen25), adapter)
+    other = load_backbone(str(save_qwen25(tmp_path / "other", seed=1)), dtype="fp32")
+    with pytest.raises(AdapterError, match="its weights differ"):
+        load_adapter(replace(other, name=qwen25.name), adapter)
+    with pytest.raises(ValueError, match=r"no adapter_config\.json"):
+        describe(tmp_path / "nothing", qwen25.name)
 
 
 def test_an_adapter_does_not_change_what_is_compared(qwen25: OmniBackbone) -> None:
@@ -202,7 +222,7 @@ def test_commands_end_with_a_sentence(tmp_path: Path) -> None:
     options = [f"run={run}", f"hydra.run.dir={tmp_path / 'eval'}", f"data_dir={tmp_path}", "data.prepare.workers=1"]
     for done in (predict(run), call("eval.py", *options, *few)):
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-        assert "The weights in" in done.stderr and "are not in the file" in done.stderr
+        assert "The adapter in" in done.stderr and "are not in the file" in done.stderr
 
 
 @pytest.mark.slow

@@ -105,6 +105,8 @@ def test_public_keys_are_the_golden_list():
         (["+extra=1"], "extra"),
         (["data.budget.num_frames=many"], "num_frames"),
         (["data.budget.fps=2"], "exactly one of num_frames and fps"),
+        (["data.decode.mode=thread"], "mode"),
+        (["data.decode.seconds=0"], "seconds=0 must be positive"),
         (["tuning.learning_rate=-1"], "must be positive"),
         (["answering.method=guess"], "method='guess' must be one of score, generate"),
         (["backbone=checkpoint"], "backbone.name"),

@@ -60,7 +60,9 @@ def test_run_directory_is_complete(trained):
     run_dir, _ = trained
     for name in ("config.yaml", "metrics.json", "predictions.parquet", "report.html", "run.log"):
         assert (run_dir / name).stat().st_size > 0, name
-    assert "# LORA adapter of tiny-omni" in (run_dir / "adapter" / "README.md").read_text()
+    card = (run_dir / "adapter" / "README.md").read_text()
+    assert "# LORA adapter of tiny-omni" in card
+    assert "| video aligned | 6 |" in card
     assert sorted(path.name for path in (run_dir / "adapter").iterdir()) == [
         "README.md",
         "adapter_config.json",

@@ -183,7 +183,12 @@ def test_a_real_job_is_stopped_in_time_and_goes_on_where_it_was(tmp_path):
     run_dir = tmp_path / "run"
     overrides = [
         *("+experiment=lora", "debug=fast", "callbacks.progress=null", "zero_shot=false", "report.examples=0"),
-        *("trainer.max_epochs=20", "trainer.limit_train_batches=1.0", "trainer.check_val_every_n_epoch=20"),
+        *(
+            "trainer.max_epochs=20",
+            "trainer.max_steps=-1",
+            "trainer.limit_train_batches=1.0",
+            "trainer.check_val_every_n_epoch=20",
+        ),
         *("callbacks.checkpoint.every_n_steps=8", "data.prepare.test_clips=4", "data.prepare.train_clips=16"),
         *("data.prepare.val_clips=4", "data.prepare.workers=1", f"data_dir={tmp_path / 'data'}"),
         f"hydra.run.dir={run_dir}",

@@ -29,6 +29,7 @@ RECIPE = [
     *("trainer=zero2", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.deterministic=true"),
     *(
         "trainer.limit_train_batches=1.0",
+        "trainer.max_steps=-1",
         f"trainer.max_epochs={STEPS // 2}",
         f"trainer.check_val_every_n_epoch={STEPS}",
     ),

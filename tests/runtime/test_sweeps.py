@@ -122,7 +122,13 @@ def test_a_trial_runs_and_logs_the_metric(path, agent, tmp_path, monkeypatch):
     config = sweep_file(path)
     command = trial(config, 1)
     run_dir = tmp_path / "run"
-    tiny = {**TINY, "data_dir": tmp_path / "data", "hydra.run.dir": run_dir, "trainer.max_epochs": 2}
+    tiny = {
+        **TINY,
+        "data_dir": tmp_path / "data",
+        "hydra.run.dir": run_dir,
+        "trainer.max_epochs": 2,
+        "trainer.max_steps": -1,
+    }
     command["args"] |= {name: {"value": str(value)} for name, value in tiny.items()}
     own = {
         "WANDB_MODE": "offline",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,6 +46,22 @@ def test_an_error_from_a_loaders_worker_is_its_sentence_alone(capsys: pytest.Cap
         list(DataLoader(Failing(), num_workers=1))
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"{SENTENCE}\n"
+
+
+class Dying(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_loaders_worker_that_a_file_has_ended_is_told_with_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, told_errors():
+        list(DataLoader(Dying(), num_workers=1))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "DataLoader worker" in said and "data.decode.mode=process" in said and "Traceback" not in said
 
 
 def test_other_errors_keep_their_traceback() -> None:

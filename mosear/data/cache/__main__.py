@@ -40,6 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--max-pixels", type=int, help="pixels per frame for the backbone (default: its own)")
     parser.add_argument("--decode-pixels", type=int, help="pixels per decoded frame (budget.max_pixels)")
     parser.add_argument("--max-seconds", type=float, default=30.0, help="media after this time is not decoded")
+    parser.add_argument(
+        "--decode", choices=("process", "inline"), default="process", help="process: a file may end it, not the command"
+    )
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="fp32", help="floating type of the towers")
     parser.add_argument("--device", default="cpu", help="where the towers run: cpu, cuda, cuda:1")
     parser.add_argument("--max-gb", type=float, default=50.0, help="bound of the cache (data.cache_max_gb)")
@@ -68,6 +71,7 @@ def run(options: argparse.Namespace) -> BuildReport:
     from mosear.backbones import load_backbone
     from mosear.data.cache.build import build_cache
     from mosear.data.cache.store import FeatureCache
+    from mosear.data.decode_process import Decoding
     from mosear.data.manifest import load_manifest
     from mosear.data.media import MediaBudget
 
@@ -92,6 +96,7 @@ def run(options: argparse.Namespace) -> BuildReport:
             budget,
             max_pixels=options.max_pixels,
             workers=options.workers,
+            decode=Decoding(mode=options.decode),
             advance=lambda: progress.advance(bar),
         )
     console.print(summary(report, cache), soft_wrap=True, markup=False, highlight=False)

@@ -11,6 +11,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from mosear.backbones.media import MediaBatch
 from mosear.data.cache.store import CacheKey, FeatureCache
 from mosear.data.dataset import BadClip, MediaReader
+from mosear.data.decode_process import Decoding
 from mosear.data.media import MediaBudget, MediaError
 from mosear.data.media_processor import MediaProcessor
 
@@ -86,6 +87,7 @@ def build_cache(
     *,
     max_pixels: int | None = None,
     workers: int = 0,
+    decode: Decoding | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> BuildReport:
     """Write the entry of every clip that has none. Interrupted builds go on where they stopped.
@@ -97,18 +99,21 @@ def build_cache(
         budget: what is decoded of a clip at most.
         max_pixels: pixels per frame for the backbone; ``None`` = the checkpoint's own.
         workers: reading processes; 0 reads in this one.
+        decode: where files are decoded; ``None`` = in the process that reads.
         advance: called after each clip (a progress bar).
     """
     key = CacheKey.of(backbone, budget, max_pixels)
     processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
+    decoder = (decode or Decoding(mode="inline")).decoder()
     readings: ConcatDataset[_Reading] = ConcatDataset(
-        [_Readings(MediaReader(manifest, processor, budget, cache, key)) for manifest in manifests]
+        [_Readings(MediaReader(manifest, processor, budget, cache, key, decoder=decoder)) for manifest in manifests]
     )
     report = BuildReport()
     evicted_before = cache.evicted
     for (reading,) in DataLoader(readings, batch_size=1, num_workers=workers, collate_fn=tuple):
         _store(reading, backbone, cache, report)
         advance()
+    decoder.close()
     report.evicted = cache.evicted - evicted_before
     return report
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
-from mosear.files import content_hash, written_atomically
+from mosear.files import content_hash, os_errors, written_atomically
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -119,7 +119,7 @@ class FeatureCache:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self.entry_size(name)  # two processes may have met the same clip
-        with written_atomically(path) as temporary:
+        with os_errors(path), written_atomically(path) as temporary:
             save_file(tensors, temporary, metadata={"mosear": json.dumps(header)})
             written = temporary.stat().st_size
         self._make_room(written - replaced)

@@ -7,10 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mosear.data.clip import Clip
 from mosear.data.sources.base import Row, Source
+
+if TYPE_CHECKING:
+    from mosear.data.decode_process import Decoder
 
 Status = Literal["ok", "note", "warning", "error"]
 MediaCheck = Literal["headers", "none"]
@@ -142,14 +145,17 @@ def check_files(
         how: ``none`` looks only whether the file is there.
         advance: Called after every clip.
     """
+    from mosear.data.decode_process import DecodeProcess
+
     bad = []
-    for clip in clips:
-        for path, needs in _needs(clip):
-            cause = _problem(root / path, needs, how)
-            if cause is not None:
-                bad.append(BadFile(clip.id, root / path, cause))
-                break
-        advance()
+    with DecodeProcess() as decoder:
+        for clip in clips:
+            for path, needs in _needs(clip):
+                cause = _problem(root / path, needs, how, decoder)
+                if cause is not None:
+                    bad.append(BadFile(clip.id, root / path, cause))
+                    break
+            advance()
     return bad
 
 
@@ -161,13 +167,13 @@ def _needs(clip: Clip) -> list[tuple[str, tuple[str, ...]]]:
     return [(path, needs) for path, needs in named if path is not None]
 
 
-def _problem(path: Path, needs: Sequence[str], how: MediaCheck) -> str | None:
+def _problem(path: Path, needs: Sequence[str], how: MediaCheck, decoder: Decoder) -> str | None:
     if how == "none":
         return None if path.is_file() else "missing_file"
-    from mosear.data.media import MediaError, probe
+    from mosear.data.container import MediaError
 
     try:
-        info = probe(path)
+        info = decoder.probe(path)
     except MediaError as error:
         return error.cause
     for track, present in (("video", info.has_video), ("audio", info.has_audio)):

@@ -18,6 +18,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=Path("data/synthetic"), help="folder of the corpus")
     parser.add_argument("--seed", type=int, default=0, help="seed of every clip")
     parser.add_argument("--train-clips", type=int, default=1200, help="clips in each training flavour")
+    parser.add_argument(
+        "--train-flavours", nargs="+", default=["natural", "voice_dominant"], help="training clips to render"
+    )
     parser.add_argument("--val-clips", type=int, default=300, help="consistent validation clips, half per conflict")
     parser.add_argument("--test-clips", type=int, default=300, help="clips in each test subset")
     parser.add_argument(

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORD_NAME = "corpus.json"
+TRAIN_FLAVOURS = ("natural", "voice_dominant")
 GENERATOR_MODULES = ("emotions", "speakers", "faces", "voices", "transcripts", "clips", "plans", "mp4")
 """Modules whose code decides the content of a clip."""
 
@@ -69,6 +70,7 @@ def ensure_corpus(
     workers: int | None = None,
     size: int = 112,
     missing_clips: int | None = None,
+    train_flavours: Sequence[str] = TRAIN_FLAVOURS,
 ) -> Path:
     """Makes sure that the corpus stands complete under `root`, rendering only what is missing.
 
@@ -84,6 +86,7 @@ def ensure_corpus(
         workers: Rendering processes; all cores by default. Never changes a clip.
         size: Height and width of the frames.
         missing_clips: Clips in each test subset that lacks a modality; None for as many as in the others.
+        train_flavours: Of `natural` and `voice_dominant`, which training clips are wanted.
 
     Returns:
         The root.
@@ -95,22 +98,29 @@ def ensure_corpus(
     sizes = {"train_clips": train_clips, "val_clips": val_clips, "test_clips": test_clips}
     if missing_clips is not None:
         sizes["missing_clips"] = missing_clips
-    _check_arguments(sizes, size, workers)
-    wanted = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
+    _check_arguments(sizes, size, workers, train_flavours)
+    wanted: dict[str, Any] = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
+    flavours = set(train_flavours)
     found = _read_record(root)
     if found is not None:
         _check_same_corpus(root, found, wanted)
         if found["complete"] and found["sizes"] == sizes:
-            return root
+            flavours |= set(found["train_flavours"])
+            if flavours == set(found["train_flavours"]):
+                return root
+    wanted["train_flavours"] = sorted(flavours)
+    manifests = [name for name in MANIFESTS if name.removeprefix("train_") in flavours or name in ("val", "test")]
     # Written first: should this run stop halfway, a run with other settings must not take its clips for its own.
     _write_record(root, {**wanted, "complete": False})
-    _render_missing(root, seed, sizes, size, workers or os.cpu_count() or 1)
-    counts = _write_manifests(root, seed, sizes)
+    _render_missing(root, seed, sizes, size, workers or os.cpu_count() or 1, manifests)
+    counts = _write_manifests(root, seed, sizes, manifests)
     _write_record(root, {**wanted, "complete": True, "counts": counts})
     return root
 
 
-def _check_arguments(sizes: dict[str, int], size: int, workers: int | None) -> None:
+def _check_arguments(sizes: dict[str, int], size: int, workers: int | None, train_flavours: Sequence[str]) -> None:
+    if unknown := sorted(set(train_flavours) - set(TRAIN_FLAVOURS)):
+        raise ValueError(f"train_flavours has {', '.join(unknown)}; there are {' and '.join(TRAIN_FLAVOURS)}.")
     for name, count in sizes.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}.")
@@ -142,6 +152,7 @@ def _read_record(root: Path) -> dict[str, Any] | None:
     missing = {"seed", "size", "generator", "sizes", "complete"} - record.keys()
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: not written by this tool. Delete it, or move on.")
+    record.setdefault("train_flavours", list(TRAIN_FLAVOURS))  # older versions rendered both at once
     return record
 
 
@@ -157,11 +168,13 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def _render_missing(root: Path, seed: int, sizes: dict[str, int], size: int, workers: int) -> None:
+def _render_missing(
+    root: Path, seed: int, sizes: dict[str, int], size: int, workers: int, manifests: Sequence[str]
+) -> None:
     """Renders every clip whose file is not there yet, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    tasks = list(_missing_tasks(root, seed, sizes, size))
+    tasks = list(_missing_tasks(root, seed, sizes, size, manifests))
     if not tasks:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -178,8 +191,8 @@ def _render_missing(root: Path, seed: int, sizes: dict[str, int], size: int, wor
                 progress.advance(bar)
 
 
-def _missing_tasks(root: Path, seed: int, sizes: dict[str, int], size: int) -> Iterator[Task]:
-    for manifest in MANIFESTS:
+def _missing_tasks(root: Path, seed: int, sizes: dict[str, int], size: int, manifests: Sequence[str]) -> Iterator[Task]:
+    for manifest in manifests:
         folder = root / "clips" / manifest
         folder.mkdir(parents=True, exist_ok=True)
         present = {entry.name for entry in os.scandir(folder)}
@@ -241,13 +254,15 @@ def _manifest_schema() -> "pa.Schema":
     )
 
 
-def _write_manifests(root: Path, seed: int, sizes: dict[str, int]) -> dict[str, dict[str, int]]:
+def _write_manifests(
+    root: Path, seed: int, sizes: dict[str, int], manifests: Sequence[str]
+) -> dict[str, dict[str, int]]:
     """Writes all Parquet files; returns the counts per manifest and subset."""
     import pyarrow as pa
 
     intensities = []
     counts: dict[str, dict[str, int]] = {}
-    for manifest in MANIFESTS:
+    for manifest in manifests:
         plans = [
             plan_clip(seed, group, index)
             for group in GROUPS

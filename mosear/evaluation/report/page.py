@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.predictions import PredictionRow
@@ -46,7 +48,7 @@ def write_report(
     examples: Sequence[Example] = (),
     examples_note: str = "",
     charts: Sequence[LineChart] = (),
-    quarantine: str | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> None:
     """Writes ``report.html`` atomically.
 
@@ -63,7 +65,7 @@ def write_report(
         examples: clips to show.
         examples_note: why these clips are shown, in one sentence.
         charts: extra line charts.
-        quarantine: relative link to the list of clips that could not be used, if there is one.
+        files: files to link to, by what they hold; those that do not lie beside or below the report are left out.
 
     Raises:
         ValueError: if there is no summary, a system has a summary but no rows, or an image is neither PNG nor JPEG.
@@ -74,8 +76,8 @@ def write_report(
     if absent:
         raise ValueError(f"systems {absent} have a summary but no prediction rows; pass both.")
     page = template_environment().get_template("page.html.j2")
-    context = _context(title, run_info, summaries, predictions, labels, examples, charts, quarantine)
-    html = page.render(context, examples_note=examples_note)
+    context = _context(title, run_info, summaries, predictions, labels, examples, charts)
+    html = page.render(context, examples_note=examples_note, files=_links(files or {}, Path(path).parent))
     with written_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
@@ -88,7 +90,6 @@ def _context(
     labels: Sequence[str],
     examples: Sequence[Example],
     charts: Sequence[LineChart],
-    quarantine: str | None,
 ) -> dict[str, Any]:
     baseline = BASELINE if BASELINE in summaries else next(iter(summaries))
     candidate = CANDIDATE if CANDIDATE in summaries else list(summaries)[-1]
@@ -112,7 +113,7 @@ def _context(
         "chance": 1 / len(labels),
         "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {})),
         "control": control,
-        "verdict": verdict(baseline, candidate, differences.get(candidate, {}), lead, control, quarantine=quarantine),
+        "verdict": verdict(baseline, candidate, differences.get(candidate, {}), lead, control),
         "bars": _bars(summaries, names, colours, candidate, 1 / len(labels)),
         "bar_axis": svg.share_axis(),
         "forests": [_forest(name, differences[name]) for name in sorted(names[1:], key=lambda name: name != candidate)],
@@ -124,6 +125,15 @@ def _context(
         "charts": [_chart(chart) for chart in charts],
         "run_tables": _run_tables(run_info),
     }
+
+
+def _links(files: Mapping[str, Path], beside: Path) -> list[tuple[str, str]]:
+    """``(name, relative URL)``."""
+    root = beside.resolve()
+    found = {name: path.resolve() for name, path in files.items()}
+    return [
+        (name, quote(path.relative_to(root).as_posix())) for name, path in found.items() if path.is_relative_to(root)
+    ]
 
 
 def _tiles(

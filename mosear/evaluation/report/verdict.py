@@ -24,12 +24,10 @@ class Fact:
     Attributes:
         css: ``better`` (nothing to worry about), ``unclear`` (mind it) or ``worse``.
         sentence: the reason.
-        link: where its details are, relative to the page.
     """
 
     css: str
     sentence: str
-    link: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,6 @@ def verdict(
     differences: Mapping[str, Interval],
     lead: Mapping[str, Any],
     control: ControlToBeat | None,
-    *,
-    quarantine: str | None = None,
 ) -> Verdict:
     """Claims follow from intervals alone.
 
@@ -74,7 +70,6 @@ def verdict(
         differences: candidate minus baseline per question; empty where they are the same.
         lead: the candidate's summary.
         control: its strongest control, if any was measured.
-        quarantine: link to the list of clips that could not be used, if there is one.
     """
     key = _topic(lead)
     where = "conflicts" if key == CONFLICT_MEAN else f"{in_words(key)} clips"
@@ -100,7 +95,7 @@ def verdict(
         css=_worst([css for css, _ in found]),
         headline=_headline(found) if found else f"{percent(_score(lead, key)[0])} % right on {where}",
         sentences=sentences,
-        facts=[*_facts(candidate, lead, quarantine), _control_fact(control, lead)],
+        facts=[*_facts(candidate, lead), _control_fact(control, lead)],
     )
 
 
@@ -147,7 +142,7 @@ def _by_subset(differences: Mapping[str, Interval]) -> str:
     return f"By subset: {'; '.join(told)}."
 
 
-def _facts(candidate: str, lead: Mapping[str, Any], quarantine: str | None) -> list[Fact]:
+def _facts(candidate: str, lead: Mapping[str, Any]) -> list[Fact]:
     sizes = [subset["n"] for subset in lead["subsets"].values()]
     clips, least = sum(sizes), min(sizes)
     unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
@@ -169,11 +164,9 @@ def _facts(candidate: str, lead: Mapping[str, Any], quarantine: str | None) -> l
     )
     if quarantined:
         told = f"{quarantined:,} of {clips:,} clips could not be used (quarantined); they count as wrong."
-        facts.append(Fact("worse", told, quarantine))
-    elif quarantine is not None:
-        facts.append(Fact("unclear", "No test clip was quarantined, but other clips of this run were.", quarantine))
+        facts.append(Fact("worse", told))
     else:
-        facts.append(Fact("better", "No clip was quarantined."))
+        facts.append(Fact("better", "No test clip was quarantined."))
     return facts
 
 

@@ -185,11 +185,8 @@ class ConflictMixer:
         """The prompt of a clip with one sample's face, another's voice and the words of one, from encoded media."""
         face, voice = samples[sources.face], samples[sources.voice]
         text = None if sources.words is None else samples[sources.words].clip.text
-        # Positions are computed on the CPU; the features stay where they are.
-        videos = [replace(video, grid=video.grid.cpu()) for video in face.media.videos]
         return self.builder.build(
-            recombined_clip(face.clip, voice.clip, text),
-            replace(face.media, videos=videos, audios=voice.media.audios),
+            recombined_clip(face.clip, voice.clip, text), replace(face.media, audios=voice.media.audios)
         )
 
     def step(self, mixed: MixedClips) -> MixingStep:
