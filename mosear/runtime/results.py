@@ -14,14 +14,17 @@ from mosear.evaluation.contribution import contribution_table
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.report.choice import choose_examples, reason
+from mosear.evaluation.report.clip_media import Embedder
 from mosear.evaluation.runs import ADAPTER
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
 from mosear.loggers.build import public_config, without_private_parts
+from mosear.loggers.wandb_logger import RunDirectoryWandbLogger
 from mosear.loggers.wandb_results import Outcome, publish_to_wandb
 from mosear.methods.system import TUNED, ZERO_SHOT, System
 from mosear.runtime.model_card import write_card
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
     from rich.table import Table
 
     from mosear.data.decode_process import Decoder
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 Rows = Mapping[str, Sequence[PredictionRow]]
 BENCHMARK = "benchmark_metrics"
+MEDIA_MB = 2.0  # for runs whose config does not say it yet
 THUMBNAILS = 4
 THUMBNAIL_HEIGHT = 112
 
@@ -61,7 +65,7 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
     if (parts.run_dir / ADAPTER / "adapter_config.json").is_file():
         write_card(parts.run_dir)
     write_predictions([row for own in rows.values() for row in own], labels, parts.run_dir / "predictions.parquet")
-    shown = examples(parts, rows, cfg.report.examples)
+    shown = playable(parts, examples(parts, rows, cfg.report.examples))
     write_report(
         parts.run_dir / "report.html",
         title=f"{cfg.name}: {parts.system.title} on {cfg.benchmark.name}",
@@ -117,6 +121,19 @@ def examples(parts: Assembly, rows: Rows, count: int) -> list[Example]:
             image = film_strip(parts.system.media(clips[clip_id])[0], decoder)
             shown.append(Example.from_rows(systems, image=image))
     return shown
+
+
+def playable(parts: Assembly, shown: Sequence[Example]) -> list[Example]:
+    """The examples with their media, for as much of them as may be in the report."""
+    limit = media_limit(parts.trainer.loggers, float(parts.cfg.report.get("media_mb", MEDIA_MB)))
+    embed, clips = Embedder(parts.run_dir, limit), parts.system.test_clips()
+    return [replace(example, media=embed(*parts.system.media(clips[example.id]))) for example in shown]
+
+
+def media_limit(loggers: Sequence[Logger], wanted: float) -> float:
+    """Megabytes of clips in the report: none where W&B receives the report but no clips (``logger.wandb.media``)."""
+    uploads = [logger for logger in loggers if isinstance(logger, RunDirectoryWandbLogger) and logger.artifacts]
+    return wanted if all(logger.media == "clip" for logger in uploads) else 0.0
 
 
 def film_strip(video: Path | None, decoder: Decoder) -> bytes | None:

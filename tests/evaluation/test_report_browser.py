@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mosear.data.synthetic.mp4 import write_clip
 from mosear.evaluation.compare import compare
 from mosear.evaluation.report import Example, LineChart
+from mosear.evaluation.report.clip_media import Embedder
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.comparison_runs import write_run
 from tests.helpers.layout import cut_tables, text_outside
@@ -17,6 +19,7 @@ from tests.helpers.report_pages import LABELS, make_rows, render
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (not on the PATH)")]
 WIDE = ["WMWMWMWMWM", "frustrated", "UNDECIDED STATE"]
+UNFOLD = "document.querySelectorAll('details').forEach(fold => { fold.open = true; })"
 SUBSETS = ("consistent", "video_aligned", "audio_aligned", "contextual", "missing_video", "missing_audio")
 
 
@@ -35,11 +38,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     telemetry = {"clips": 9, "modalities": ["audio", "visual", "text"], "flagged": rng.random((3, 6)).tolist()}
     telemetry |= {when: rng.dirichlet(np.ones(3), (3, 6)).tolist() for when in ("before", "after")}
+    clip = tmp_path_factory.mktemp("media") / f"{'long_' * 30}name.mp4"
+    sound = np.sin(np.arange(8000) / 8)
+    write_clip(clip, np.repeat(np.arange(8, dtype=np.uint8) * 30, 32 * 32 * 3).reshape(8, 32, 32, 3), 8, sound, 8000)
+    embed, short = Embedder(folder, 2), Embedder(folder, 1e-6)
+    media = [embed(clip, "video"), embed(None, clip), embed(clip, None), short(clip, "video")]
+    examples = [Example.from_rows({name: rows[i] for name, rows in systems.items()}) for i in (1, 60, 100, 140)]
     render(
         folder,
         systems,
         labels=WIDE,
-        examples=[Example.from_rows({name: rows[i] for name, rows in systems.items()}) for i in (1, 60)],
+        examples=[replace(example, media=own) for example, own in zip(examples, media, strict=True)],
+        run_info={"config": {"data.root": "/a/rather/long/path" * 6, "n": 1}},
         charts=[LineChart(title="loss", series={"train": [(0, 1.0), (7, 0.2)]}, caption="The loss.")],
         extra={"tuned": {"steering_telemetry": telemetry}},
     )
@@ -64,16 +74,61 @@ def test_no_text_sticks_out_of_its_card_or_graphic(
     name: str, width: int, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     browser.open(request.getfixturevalue(name), width=width)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    assert text_outside(browser) == []
+    for _ in range(2):
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert text_outside(browser) == []
+        browser.run(UNFOLD)
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_wide_tables_scroll_inside_their_card_on_a_phone(
+    name: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    browser.open(request.getfixturevalue(name), width=400)
+    browser.run(UNFOLD)
+    ends = browser.run(
+        "[...document.querySelectorAll('.scroll')].map(card => { card.scrollLeft = 1e6; return "
+        "[card.scrollLeft + card.clientWidth - card.scrollWidth, card.getBoundingClientRect().right,"
+        " getComputedStyle(card).overflowX]; })"
+    )
+    assert ends and all(abs(left) <= 1 and right <= 400 and overflow == "auto" for left, right, overflow in ends)
+    assert cut_tables(browser)  # so that there was something to scroll
+
+
+def test_a_copied_report_plays_its_clips(report: Path, browser: Browser, tmp_path: Path) -> None:
+    copied = tmp_path / "elsewhere.html"
+    copied.write_bytes(report.read_bytes())
+    browser.open(copied, width=400)
+    played = browser.run(
+        """Promise.all([...document.querySelectorAll("video, audio")].map(async (player) => {
+            const own = player.muted;
+            player.muted = true;
+            await player.play();
+            await new Promise((done) => { player.ontimeupdate = () => player.currentTime > 0 && done(); });
+            return [player.tagName, own, player.videoWidth || 0, player.currentTime > 0];
+        }))""",
+        gesture=True,
+    )
+    assert played == [["VIDEO", False, 32, True], ["AUDIO", False, 0, True], ["VIDEO", True, 32, True]]
+    assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("width", [1280, 1600])
 def test_tables_are_whole_where_there_is_room(width: int, report: Path, comparison: Path, browser: Browser) -> None:
     for page in (report, comparison):
         browser.open(page, width=width)
-        browser.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+        browser.run(UNFOLD)
         assert cut_tables(browser) == []
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_verdict_is_on_the_first_screen(width: int, report: Path, browser: Browser) -> None:
+    browser.open(report, width=width, height=900)
+    bottom = "document.querySelector({!r}).getBoundingClientRect().bottom"
+    assert browser.run(bottom.format(".facts")) < 900
+    assert browser.run(bottom.format(".tile .change")) < 900
+    if width == 1280:
+        assert browser.run("document.querySelector('.forest .plotcell').getBoundingClientRect().bottom") < 900
 
 
 @pytest.mark.parametrize("dark", [False, True])

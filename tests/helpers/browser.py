@@ -81,8 +81,9 @@ class Browser:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.receive())
 
-    def run(self, expression: str) -> Any:
-        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+    def run(self, expression: str, *, gesture: bool = False) -> Any:
+        options = {"returnByValue": True, "awaitPromise": True, "userGesture": gesture}
+        done = self.call("Runtime.evaluate", expression=expression, **options)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 

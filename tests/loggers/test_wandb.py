@@ -15,12 +15,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
 from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.predictions import read_predictions
 from mosear.loggers.build import closing_runs
 from mosear.loggers.wandb_logger import RUN_ID_FILE, RunDirectoryWandbLogger, run_id
 from mosear.loggers.wandb_results import scores
+from mosear.runtime.results import media_limit
 from tests.helpers.wandb_offline import OfflineRun, offline_runs
 
 ROOT = Path(__file__).parents[2]
@@ -286,6 +288,15 @@ def test_run_id_comes_from_the_environment_then_from_the_directory(tmp_path, mon
 def test_unknown_media_is_refused(tmp_path):
     with pytest.raises(ValueError, match="media='film' must be one of frames, clip, none"):
         RunDirectoryWandbLogger(save_dir=str(tmp_path), media="film")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("media", "artifacts", "limit"), [("clip", True, 2.0), ("frames", True, 0.0), ("none", False, 2.0)]
+)
+def test_the_report_holds_no_clips_that_may_not_be_uploaded(tmp_path, offline, media, artifacts, limit):
+    logger = RunDirectoryWandbLogger(save_dir=str(tmp_path), media=media, artifacts=artifacts)
+    assert media_limit([CSVLogger(str(tmp_path)), logger], 2.0) == limit
+    assert media_limit([], 2.0) == 2.0
 
 
 def test_a_benchmark_s_own_metrics_are_in_the_summary():

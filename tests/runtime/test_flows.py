@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -68,6 +70,13 @@ def test_run_directory_is_complete(trained):
         "mosear.json",
     ]
     assert any((run_dir / "checkpoints").iterdir())
+
+
+def test_report_plays_its_example_clips(trained, data_dir):
+    report = (trained[0] / "report.html").read_text()
+    embedded = {base64.b64decode(found) for found in re.findall(r'src="data:video/mp4;base64,([^"]+)"', report)}
+    files = {path.read_bytes() for path in (data_dir / "synthetic" / "clips" / "test").iterdir()}
+    assert len(embedded) >= 6 and embedded <= files
 
 
 def test_summary_table_and_counts_are_printed(trained):

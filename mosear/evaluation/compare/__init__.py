@@ -46,7 +46,14 @@ def compare(
     # Imported here, because Hydra imports this package for its callback whenever a job starts.
     from mosear.evaluation.compare.clips import Media, choose, clip_records
     from mosear.evaluation.compare.collect import collect, find_runs
-    from mosear.evaluation.compare.scores import accuracies, choose_reference, corrected, differences, resample
+    from mosear.evaluation.compare.scores import (
+        accuracies,
+        against_controls,
+        choose_reference,
+        corrected,
+        differences,
+        resample,
+    )
     from mosear.evaluation.report.compare_page import Scored, write_comparison
 
     if clips < 0:
@@ -65,6 +72,7 @@ def compare(
                 reference=reference,
                 accuracies=accuracies(benchmark, drawn),
                 differences=family[place : place + len(own)],
+                against_controls=against_controls(benchmark, drawn),
                 clips=clip_records(benchmark, chosen, Media(folder, Path(media) if media is not None else None)),
             )
         )

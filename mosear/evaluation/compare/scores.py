@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mosear.evaluation.bootstrap import Interval, Resampled, Statistic
-from mosear.evaluation.compare.collect import ZERO_SHOT, Benchmark, System
+from mosear.evaluation.compare.collect import CONTROLS, ZERO_SHOT, Benchmark, System
 from mosear.evaluation.significance import ExactTest, exact_test, holm
-from mosear.evaluation.summary import CONFLICT_STATISTICS, CONFLICT_SUBSETS, GAP
+from mosear.evaluation.summary import CONFLICT_MEAN, CONFLICT_STATISTICS, CONFLICT_SUBSETS, GAP
 
 LEVEL = 0.05
 BINS = 10
@@ -112,6 +112,28 @@ def differences(benchmark: Benchmark, resampled: Resampled, reference: str) -> l
             if statistic is None:
                 exact = exact_test(*(resampled.per_clip(side, key, shared) for side in (name, reference)))
             found.append(Difference(system=name, key=key, interval=tested[0], bootstrap_p=tested[1], exact=exact))
+    return found
+
+
+def against_controls(benchmark: Benchmark, resampled: Resampled) -> dict[str, tuple[str, Interval]]:
+    """Per system its strongest control on conflicts, or else on the first question, and system minus control.
+
+    A system without unimodal readings is left out. The intervals are not corrected for their number.
+    """
+    asked = questions(benchmark)
+    key = CONFLICT_MEAN if CONFLICT_MEAN in asked else next(iter(asked))
+    found: dict[str, tuple[str, Interval]] = {}
+    for name, system in benchmark.systems.items():
+        own = {
+            control: f"{name}, {title}"
+            for control, title in CONTROLS.items()
+            if not system.control and f"{name}, {title}" in benchmark.systems
+        }
+        if own:
+            best = max(own, key=lambda control: resampled.replicates(own[control], *asked[key])[0])
+            tested = resampled.difference(name, own[best], *asked[key])
+            if tested is not None:
+                found[name] = (best, tested[0])
     return found
 
 

@@ -19,6 +19,7 @@ from mosear.evaluation.compare.collect import Benchmark, System
 from mosear.evaluation.compare.scores import Difference, calibration_error, confidences, reliability
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.attention import steering_section
+from mosear.evaluation.report.compare_verdict import WORDS, verdict_card
 from mosear.evaluation.report.contribution import contribution_section
 from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero, from_zero
 from mosear.evaluation.report.text import in_words, percent, points, template_environment
@@ -26,8 +27,6 @@ from mosear.evaluation.summary import CONFLICT_MEAN, GAP
 from mosear.files import written_atomically
 
 _COLOURS = 8
-_WORDS = {1: ("better", "better"), -1: ("worse", "worse"), 0: ("unclear", "not clear")}
-_SENTENCES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,8 @@ class Scored:
         reference: the system that the others are compared with.
         accuracies: ``{system: {question: interval}}``.
         differences: systems minus the reference, corrected.
+        against_controls: ``{system: (control, difference)}`` from the strongest control of its own, see
+            :func:`mosear.evaluation.compare.scores.against_controls`.
         clips: of :func:`mosear.evaluation.compare.clips.clip_records`.
     """
 
@@ -46,6 +47,7 @@ class Scored:
     reference: str
     accuracies: Mapping[str, Mapping[str, Interval]]
     differences: Sequence[Difference]
+    against_controls: Mapping[str, tuple[str, Interval]]
     clips: Mapping[str, Any]
 
 
@@ -68,7 +70,7 @@ def write_comparison(path: str | os.PathLike[str], scored: Sequence[Scored], *, 
         "n_boot": n_boot,
         "compared": sum(len(one.differences) for one in scored),
         "exact": sum(d.exact is not None for one in scored for d in one.differences),
-        "sentences": _sentences(scored),
+        "verdicts": [verdict_card(one) for one in scored],
         "benchmarks": [_benchmark(one, _colours(scored), several=len(scored) > 1) for one in scored],
         "bar_axis": svg.share_axis(),
         "contribution": _contribution(scored),
@@ -106,32 +108,11 @@ def _colours(scored: Sequence[Scored]) -> dict[str, str]:
     return own
 
 
-def _sentences(scored: Sequence[Scored]) -> list[str]:
-    """What the corrected tests say about conflicts (or the first subset), one plain sentence per system."""
-    found = []
-    for one in scored:
-        where = f" ({one.benchmark.name})" if len(scored) > 1 else ""
-        keys = [d.key for d in one.differences]
-        key = CONFLICT_MEAN if CONFLICT_MEAN in keys else next(iter(keys), None)
-        topic = "On conflicts" if key == CONFLICT_MEAN else f"On {in_words(key)} clips" if key else ""
-        for d in one.differences:
-            if d.key != key:
-                continue
-            verb = {1: "is better than", -1: "is worse than", 0: "is not clearly different from"}[d.gain]
-            mean, low, high = map(points, d.interval)
-            found.append(
-                f"{topic}, {in_words(d.system)} {verb} {in_words(one.reference)}{where}: {mean} points, "
-                f"95 % interval {low} to {high}, corrected p {_p(d.bootstrap_holm, sign=True)}."
-            )
-    return found[:_SENTENCES]
-
-
-def _p(value: float | None, *, sign: bool = False) -> str:
+def _p(value: float | None) -> str:
     """A p-value as printed: three digits, never 0."""
     if value is None:
         return "–"
-    text = "< 0.001" if value < 0.001 else f"{value:.3f}"
-    return text if value < 0.001 or not sign else f"= {text}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _benchmark(one: Scored, colours: Mapping[str, str], *, several: bool) -> dict[str, Any]:
@@ -201,7 +182,7 @@ def _forests(one: Scored) -> list[dict[str, Any]]:
     axis = svg.points_axis(scale)
     forests: dict[str, dict[str, Any]] = {}
     for d in one.differences:
-        css, words = _WORDS[d.gain]
+        css, words = WORDS[d.gain]
         label = f"{in_words(d.key)}: {points(d.interval.mean)} points, {words}"
         row = {
             "key": d.key,

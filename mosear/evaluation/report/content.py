@@ -12,6 +12,28 @@ _IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipMedia:
+    """A clip's media as the model had them.
+
+    Attributes:
+        video: the video as a data URI, or None.
+        audio: sound of its own as a data URI, or None.
+        muted: whether the model was not given the sound of the video's file.
+        notes: what is not in the page and why, each with a link to the file or None.
+    """
+
+    video: str | None = None
+    audio: str | None = None
+    muted: bool = False
+    notes: Sequence[tuple[str, str | None]] = ()
+
+    def __post_init__(self) -> None:
+        for uri in (self.video, self.audio):
+            if uri is not None and not uri.startswith(("data:video/", "data:audio/")):
+                raise ValueError(f"media in a page are data URIs of video or audio, got {uri[:40]!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One clip to show.
 
@@ -20,6 +42,7 @@ class Example:
         subset: test subset of the clip.
         label: true label.
         image: PNG or JPEG bytes, for example a strip of frames; None where there is no video.
+        media: what can be played, or None.
         text: transcript, or None.
         predictions: ``{system: predicted label or None}``, the systems named as in ``summaries``.
         distributions: ``{system: [C] probabilities or None}``.
@@ -30,6 +53,7 @@ class Example:
     subset: str
     label: str
     image: bytes | None = None
+    media: ClipMedia | None = None
     text: str | None = None
     predictions: Mapping[str, str | None] = field(default_factory=dict)
     distributions: Mapping[str, Sequence[float] | None] = field(default_factory=dict)

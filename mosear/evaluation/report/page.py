@@ -16,14 +16,15 @@ from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
 from mosear.evaluation.report.contribution import contribution_section
-from mosear.evaluation.report.control import CONTROL_NAMES, ControlToBeat, control_to_beat
+from mosear.evaluation.report.control import CONTROL_NAMES, control_to_beat
+from mosear.evaluation.report.examples import example_card
 from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero
 from mosear.evaluation.report.text import BASELINE, heading, in_words, percent, points, template_environment
+from mosear.evaluation.report.verdict import direction, verdict
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
 CANDIDATE = "tuned"
-READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "transcript alone"}
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -33,7 +34,6 @@ _METRICS = {
     "war": "WAR",
 }
 _SYSTEM_COLOURS = 4
-_BARS_PER_EXAMPLE = 8
 _FOLDED_FROM = 12
 
 
@@ -113,15 +113,15 @@ def _context(
         "chance": 1 / len(labels),
         "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {})),
         "control": control,
-        "verdicts": _verdicts(baseline, candidate, differences.get(candidate, {}), lead, control),
+        "verdict": verdict(baseline, candidate, differences.get(candidate, {}), lead, control),
         "bars": _bars(summaries, names, colours, candidate, 1 / len(labels)),
         "bar_axis": svg.share_axis(),
-        "forests": [_forest(name, differences[name]) for name in names[1:]],
+        "forests": [_forest(name, differences[name]) for name in sorted(names[1:], key=lambda name: name != candidate)],
         "matrices": _matrices(summaries, names, labels),
         "benchmark": benchmark_section(summaries, names),
         "contribution": contribution_section(summaries, names),
         "steering": steering_section(summaries, predictions, names),
-        "examples": [_example(example, labels, colours) for example in examples],
+        "examples": [example_card(example, labels, colours) for example in examples],
         "charts": [_chart(chart) for chart in charts],
         "run_tables": _run_tables(run_info),
     }
@@ -161,55 +161,10 @@ def _tiles(
     for tile in tiles:
         difference = differences.get(tile["key"])
         tile["difference"] = difference
-        tile["css"] = _direction(tile["key"], difference)[0] if difference else ""
+        tile["css"] = direction(tile["key"], difference)[0] if difference else ""
         if difference is None:
             tile["before"] = None
     return tiles
-
-
-def _direction(key: str, difference: Interval) -> tuple[str, str]:
-    """(css class, words) for a difference; a smaller gap is the better one."""
-    sign = -1 if key == GAP else 1
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    if low > 0:
-        return "better", "better"
-    return ("worse", "worse") if high < 0 else ("unclear", "no clear change")
-
-
-def _verdicts(
-    baseline: str,
-    candidate: str,
-    differences: Mapping[str, Interval],
-    lead: Mapping[str, Any],
-    control: ControlToBeat | None,
-) -> list[str]:
-    """One plain sentence per headline question; claims follow from the paired interval alone."""
-    sentences = []
-    for key, topic in ((CONFLICT_MEAN, "On conflicts"), ("consistent", "On consistent clips")):
-        if key not in differences:
-            continue
-        difference = differences[key]
-        change = (
-            f"{points(difference.mean)} points, 95 % interval {points(difference.low)} to {points(difference.high)}"
-        )
-        verb = {"better": "is better than", "worse": "is worse than"}.get(
-            _direction(key, difference)[0], "is not clearly different from"
-        )
-        sentences.append(f"{topic}, {in_words(candidate)} {verb} {in_words(baseline)} ({change}).")
-    if control is not None:
-        sentences.insert(1 if CONFLICT_MEAN in differences else 0, control.sentence)
-    unparsed = sum(subset["unparsed"] for subset in lead["subsets"].values())
-    clips = sum(subset["n"] for subset in lead["subsets"].values())
-    quarantined = sum(subset.get("quarantined", 0) for subset in lead["subsets"].values())
-    asked = clips - quarantined
-    sentences.append(
-        f"{unparsed:,} of {asked:,} answers could not be read; they count as wrong."
-        if unparsed
-        else f"All {asked:,} answers could be read."
-    )
-    if quarantined:
-        sentences.append(f"{quarantined:,} of {clips:,} clips could not be used (quarantined); they count as wrong.")
-    return sentences
 
 
 def _bars(
@@ -247,7 +202,7 @@ def _forest(name: str, differences: Mapping[str, Interval]) -> dict[str, Any]:
     scale = around_zero(largest or SMALLEST_AXIS)
     rows = []
     for key, difference in differences.items():
-        css, words = _direction(key, difference)
+        css, words = direction(key, difference)
         label = f"{in_words(key)}: {points(difference.mean)} points, {words}"
         mark = svg.difference_mark(*difference, scale=scale, css=css, label=label)
         rows.append({"key": key, "interval": difference, "css": css, "words": words, "mark": mark})
@@ -264,54 +219,6 @@ def _matrices(
             plot = svg.confusion(score["confusion"], labels, label=label)
             groups.setdefault(subset, []).append({"name": name, "accuracy": score["accuracy"], "plot": plot})
     return [{"subset": subset, "plots": plots} for subset, plots in groups.items()]
-
-
-def _example(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
-    systems = {name: values for name, values in _defined(example.distributions).items() if name in colours}
-    read = _defined(example.readings)
-    every = [*systems.values(), *read.values()]
-    if any(len(values) != len(labels) for values in every):
-        raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
-
-    def weight(label: str) -> float:
-        return max((values[labels.index(label)] for values in systems.values()), default=0.0)
-
-    keep = {example.label, *sorted(labels, key=weight, reverse=True)[:_BARS_PER_EXAMPLE]}
-    rows = []
-    for i, label in enumerate(labels):
-        if label in keep and systems:
-            shares = [(colours[name], values[i]) for name, values in systems.items()]
-            words = ", ".join(f"{in_words(name)} {percent(values[i])} %" for name, values in systems.items())
-            numbers = [values[i] for values in systems.values()]
-            plot = svg.paired_bars(shares, label=f"{label}: {words}")
-            rows.append({"label": label, "true": label == example.label, "plot": plot, "numbers": numbers})
-    readings: list[dict[str, Any]] = []
-    for key, name in READING_NAMES.items():
-        values = read.get(key)
-        if values is None:
-            readings.append({"name": name, "label": None, "share": None})
-        else:
-            best = max(range(len(labels)), key=lambda i: values[i])
-            readings.append({"name": name, "label": labels[best], "share": values[best]})
-    answers = [
-        {"name": name, "prediction": prediction, "css": colours.get(name, "s0"), "right": prediction == example.label}
-        for name, prediction in example.predictions.items()
-    ]
-    return {
-        "clip": example,
-        "image": example.image_uri(),
-        "answers": answers,
-        "rows": rows,
-        "left_out": len(labels) - len(rows) if rows else 0,
-        "readings": readings if example.readings else [],
-    }
-
-
-def _defined(distributions: Mapping[str, Sequence[float] | None]) -> dict[str, Sequence[float]]:
-    """Those that are there and hold numbers alone."""
-    return {
-        name: values for name, values in distributions.items() if values is not None and all(map(math.isfinite, values))
-    }
 
 
 def _chart(chart: LineChart) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""What the report shows of example clips: the media, each system's answer, and label probabilities by modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mosear.evaluation.report import svg
+from mosear.evaluation.report.content import Example
+from mosear.evaluation.report.text import in_words, percent
+
+READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "text alone"}
+_SHADES = {"visual": "m-visual", "audio": "m-audio", "text": "m-text"}
+_LABELS_SHOWN = 8
+
+
+def example_card(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
+    """One clip.
+
+    Args:
+        example: the clip.
+        labels: the label list.
+        colours: ``{system: css class}``; distributions of other systems are left out.
+
+    Raises:
+        ValueError: if a distribution has another length than the label list.
+    """
+    systems = {name: values for name, values in _defined(example.distributions).items() if name in colours}
+    read = {name: values for name, values in _defined(example.readings).items() if name in READING_NAMES}
+    if any(len(values) != len(labels) for values in (*systems.values(), *read.values())):
+        raise ValueError(f"the distributions of example {example.id!r} must have {len(labels)} values, one per label.")
+    columns: list[tuple[str, str, Sequence[float] | None]]
+    columns = [(in_words(name), colours[name], values) for name, values in systems.items()]
+    if any(values is not None for values in example.readings.values()):
+        columns += [(name, _SHADES[key], read.get(key)) for key, name in READING_NAMES.items()]
+    shown = _shown(example.label, labels, [values for _, _, values in columns if values is not None])
+    rows = [
+        {
+            "label": labels[i],
+            "true": labels[i] == example.label,
+            "cells": [_cell(labels[i], i, *column) for column in columns],
+        }
+        for i in shown
+    ]
+    answers = [
+        {"name": name, "prediction": prediction, "css": colours.get(name, "s0"), "right": prediction == example.label}
+        for name, prediction in example.predictions.items()
+    ]
+    return {
+        "clip": example,
+        "image": example.image_uri(),
+        "media": example.media,
+        "answers": answers,
+        "columns": [(name, css) for name, css, _ in columns],
+        "rows": rows if columns else [],
+        "left_out": len(labels) - len(shown) if columns else 0,
+    }
+
+
+def _defined(distributions: Mapping[str, Sequence[float] | None]) -> dict[str, Sequence[float]]:
+    """Those that are there and hold numbers alone."""
+    return {
+        name: values for name, values in distributions.items() if values is not None and all(map(math.isfinite, values))
+    }
+
+
+def _shown(truth: str, labels: Sequence[str], columns: Sequence[Sequence[float]]) -> list[int]:
+    """Places of the true label and of those that any column gives most to, in the order of the label list."""
+    heaviest = sorted(range(len(labels)), key=lambda i: -max((values[i] for values in columns), default=0.0))
+    return [i for i, label in enumerate(labels) if label == truth or i in heaviest[:_LABELS_SHOWN]]
+
+
+def _cell(label: str, place: int, name: str, css: str, values: Sequence[float] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    plot = svg.paired_bars([(css, values[place])], label=f"{label}, {name}: {percent(values[place])} %")
+    return {"share": values[place], "top": values[place] == max(values), "plot": plot}

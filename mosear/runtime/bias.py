@@ -1,0 +1,148 @@
+"""Answers to conflicts: of backbones and adapters, or from runs that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mosear.data.clip import Clip
+from mosear.data.manifest import Manifest, load_manifest
+from mosear.evaluation.answering import Answering
+from mosear.evaluation.bias import Conflict, conflicts
+from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.runs import RunFiles
+from mosear.methods.omni_system import OmniSystem
+from mosear.runtime.calibration_clips import backbone_config
+from mosear.runtime.run import Run
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one system answered.
+
+    Attributes:
+        name: of the system.
+        labels: the label list.
+        found: its conflicts.
+    """
+
+    name: str
+    labels: Sequence[str]
+    found: Sequence[Conflict]
+
+
+def of_run(directory: Path, manifest: Path | None = None) -> list[Answered]:
+    """Every model of a finished run, from its predictions; nothing is computed again.
+
+    Args:
+        directory: of the run.
+        manifest: of its test clips, if it is no longer where the run's config says.
+
+    Raises:
+        ValueError: if it is no finished run, or its clips cannot be found.
+    """
+    files = RunFiles(directory)
+    rows, labels = files.predictions
+    path = manifest or files.manifest
+    if path is None:
+        raise ValueError(
+            f"The manifest of {directory} is no longer where its config says; it has the labels of face and voice. "
+            "Give it: --manifest FILE."
+        )
+    clips = {clip.id: clip for clip in load_manifest(path)}
+    if unknown := [row.id for row in rows if row.id not in clips]:
+        raise ValueError(
+            f"{path} lacks {len(unknown)} clips of {directory}, such as {unknown[0]!r}: give its manifest."
+        )
+    models: dict[tuple[str, str], list[PredictionRow]] = {}
+    for row in rows:
+        models.setdefault((row.model, row.steering), []).append(row)
+    name = files.experiment
+    return [
+        Answered(
+            f"{name}, {model.replace('_', '-')}" + ("" if steering == "none" else f" + {steering}"),
+            labels,
+            conflicts(own, clips),
+        )
+        for (model, steering), own in models.items()
+    ]
+
+
+def synthetic_conflicts(root: Path, clips: int) -> Path:
+    """A manifest of rendered clips, so many in each of three kinds of conflicts."""
+    from mosear.data.synthetic.corpus import ensure_corpus
+
+    ensure_corpus(root, test_clips=clips, train_clips=1, val_clips=2, missing_clips=1)
+    return root / "test.parquet"
+
+
+def opened(
+    backbone: str | None, adapter: Path | None, overrides: Sequence[str], *, manifest: Path, trust_remote_code: bool
+) -> Run:
+    """The run of an adapter, or one made for a bare backbone."""
+    if adapter is not None:
+        return Run.open(adapter, overrides, trust_remote_code=trust_remote_code)
+    trust = ["backbone.trust_remote_code=true"] if trust_remote_code else []
+    return Run(backbone_config(str(backbone), manifest, [*overrides, *trust]))
+
+
+def answer(
+    name: str,
+    run: Run,
+    manifest: Path,
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Answered:
+    """Ask a system about the conflicts of a manifest, each modality alone included.
+
+    Args:
+        name: of the system.
+        run: with its backbone, its adapter if it has one, and its question.
+        manifest: clips; those that are no conflicts are not asked about.
+        device: where to compute.
+        batch_size: clips per step.
+        on_batch: called with clips done and clips in all.
+
+    Raises:
+        ValueError: if the manifest has no conflicts.
+    """
+    backbone = run.backbone(device=device)
+    network = run.network(backbone)
+    changes: dict[str, Any] = {"train": None, "val": None, SPLIT: str(manifest)}
+    if batch_size is not None:
+        changes["eval_batch_size"] = batch_size
+    data = run.data(backbone, **changes)
+    chosen = _conflicts_of(data.manifest(SPLIT))
+    data.manifests[SPLIT] = chosen
+    clips: Mapping[str, Clip] = {clip.id: clip for clip in chosen}
+    system = OmniSystem(backbone, network, data, Answering(readings=True))
+    network.eval()
+    rows: list[PredictionRow] = []
+    for batch in data.eval_loader(SPLIT):
+        rows += [system.bad_row(bad) for bad in batch.bad]
+        if batch.data is not None:
+            with torch.no_grad():
+                rows += system.answer(system.encoded(batch.to(backbone.device)))
+        on_batch(len(rows), len(clips))
+    return Answered(name, system.labels, conflicts(rows, clips))
+
+
+def _conflicts_of(manifest: Manifest) -> Manifest:
+    def conflict(clip: Clip) -> bool:
+        said = clip.modality_labels
+        return None not in (said.visual, said.audio) and said.visual != said.audio
+
+    places = [place for place, clip in enumerate(manifest) if conflict(clip)]
+    if not places:
+        raise ValueError(
+            f"{manifest.path} has no conflicts: no clip gives face and voice different labels in modality_labels."
+        )
+    return manifest.select(places)
