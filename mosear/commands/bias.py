@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console.print(table(found))
     for name, parts in found.items():
-        console.print(f"{name} {verdict(parts[ALL])}.", markup=False, highlight=False)
+        console.print(table(name, parts))
+        console.print(f"{name}: {verdict(parts[ALL])}.\n", markup=False, highlight=False)
     console.print(f"Figure and page: {args.out}", markup=False, soft_wrap=True, highlight=False)
     return 0
 
@@ -100,19 +100,20 @@ def answered(args: argparse.Namespace) -> list[Answered]:
     return systems
 
 
-def table(found: Mapping[str, Mapping[str, Direction]]) -> Table:
-    """What the terminal shows."""
+def table(name: str, parts: Mapping[str, Direction]) -> Table:
+    """What the terminal shows of one system; the page shows more."""
+    from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     from mosear.evaluation.report.bias_page import COLUMNS, cells
 
-    shown = Table(title="Answers where face and voice disagree: shares in %, then indices from -1 (voice) to +1 (face)")
-    for heading in ("system", "clips", "n", *COLUMNS):
-        shown.add_column(heading, justify="left" if heading in ("system", "clips") else "right")
-    for name, parts in found.items():
-        for i, (part, direction) in enumerate(parts.items()):
-            numbers = [Text(f"{mean} {bounds}".strip()) for mean, bounds in cells(direction)]
-            shown.add_row(Text("" if i else name), Text(part.replace("_", " ")), str(direction.n), *numbers)
-        shown.add_section()
+    shown = Table(title=Text(f"{name}: answers in %, direction from -1 (voice) to +1 (face)"), box=SIMPLE)
+    for heading in ("clips", "n", "face", "voice", "direction", "beyond evidence"):
+        shown.add_column(heading, justify="left" if heading == "clips" else "right", no_wrap=True)
+    for part, direction in parts.items():
+        numbers = dict(zip(COLUMNS, cells(direction), strict=True))
+        wide = [" ".join(numbers[column]).strip() for column in ("direction", "beyond it")]
+        row = [part.replace("_", " "), str(direction.n), numbers["face"][0], numbers["voice"][0], *wide]
+        shown.add_row(*map(Text, row))
     return shown

@@ -66,7 +66,8 @@ def test_a_run_is_read_and_every_model_of_it_told(run_directory, tmp_path, capsy
     assert [saved[name]["parts"][ALL]["follows"] for name in saved] == ["face", "voice"]
     assert all(saved[name]["parts"][ALL]["n"] == 32 for name in saved)
     for name, own in saved.items():
-        assert f"{name} {own['verdict']}." in printed
+        assert f"{name}: {own['verdict']}." in printed
+    assert "…" not in printed and "+1.00 [+1.00, +1.00]" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"bias.json", "bias.svg", "bias.html"}
 
 
