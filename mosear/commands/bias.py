@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mosear.evaluation.bias import Direction
-    from mosear.runtime.bias import Answered
+    from mosear.evaluation.bias_of_runs import Answered
 
 N_BOOT = 10_000
 CLIPS = Path("data") / "conflicts"
@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from mosear.evaluation.bias import ALL, by_speaker, directions, verdict
     from mosear.evaluation.report.bias_page import write_bias
-    from mosear.runtime.quiet import quiet_libraries
 
-    quiet_libraries()
     console = Console()
     try:
         systems = answered(args)
@@ -86,13 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def answered(args: argparse.Namespace) -> list[Answered]:
     """The answers of everything that the command line names."""
-    from mosear.runtime.bias import answer, of_run, opened, synthetic_conflicts
+    from mosear.evaluation.bias_of_runs import of_run
 
     systems = [one for run in args.runs for one in of_run(run, args.manifest)]
     asked: list[tuple[str, str | None, Path | None]] = [(name, name, None) for name in args.backbone]
     asked += [(str(path), None, path) for path in args.adapter]
     if not asked:
         return systems
+    from mosear.runtime.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mosear.runtime.bias import answer, opened, synthetic_conflicts
+
     manifest = args.manifest or synthetic_conflicts(args.data, args.clips)
     for name, backbone, adapter in asked:
         run = opened(backbone, adapter, args.overrides, manifest=manifest, trust_remote_code=args.trust_remote_code)
@@ -108,7 +111,7 @@ def table(name: str, parts: Mapping[str, Direction]) -> Table:
 
     from mosear.evaluation.report.bias_page import COLUMNS, cells
 
-    shown = Table(title=Text(f"{name}: answers in %, direction from -1 (voice) to +1 (face)"), box=SIMPLE)
+    shown = Table(title=Text(f"{name}: answers in %, direction from -1 (voice) to +1 (face)"), box=SIMPLE, padding=0)
     for heading in ("clips", "n", "face", "voice", "direction", "beyond evidence"):
         shown.add_column(heading, justify="left" if heading == "clips" else "right", no_wrap=True)
     for part, direction in parts.items():
