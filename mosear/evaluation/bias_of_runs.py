@@ -47,7 +47,7 @@ def of_run(directory: Path, manifest: Path | None = None) -> list[Answered]:
             "Give it: --manifest FILE."
         )
     clips = {clip.id: clip for clip in (Clip.from_row(row) for _, row in read_rows(path))}
-    if unknown := [row.id for row in rows if row.id not in clips]:
+    if unknown := list(dict.fromkeys(row.id for row in rows if row.id not in clips)):
         raise ValueError(
             f"{path} lacks {len(unknown)} clips of {directory}, such as {unknown[0]!r}: give its manifest."
         )
