@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mosear.evaluation.bias import Direction
-    from mosear.runtime.bias import Answered
+    from mosear.evaluation.bias_of_runs import Answered
 
 N_BOOT = 10_000
 CLIPS = Path("data") / "conflicts"
@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from mosear.evaluation.bias import ALL, by_speaker, directions, verdict
     from mosear.evaluation.report.bias_page import write_bias
-    from mosear.runtime.quiet import quiet_libraries
 
-    quiet_libraries()
     console = Console()
     try:
         systems = answered(args)
@@ -77,22 +75,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console.print(table(found))
     for name, parts in found.items():
-        console.print(f"{name} {verdict(parts[ALL])}.", markup=False, highlight=False)
+        console.print(table(name, parts))
+        console.print(f"{name}: {verdict(parts[ALL])}.\n", markup=False, highlight=False)
     console.print(f"Figure and page: {args.out}", markup=False, soft_wrap=True, highlight=False)
     return 0
 
 
 def answered(args: argparse.Namespace) -> list[Answered]:
     """The answers of everything that the command line names."""
-    from mosear.runtime.bias import answer, of_run, opened, synthetic_conflicts
+    from mosear.evaluation.bias_of_runs import of_run
 
     systems = [one for run in args.runs for one in of_run(run, args.manifest)]
     asked: list[tuple[str, str | None, Path | None]] = [(name, name, None) for name in args.backbone]
     asked += [(str(path), None, path) for path in args.adapter]
     if not asked:
         return systems
+    from mosear.runtime.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mosear.runtime.bias import answer, opened, synthetic_conflicts
+
     manifest = args.manifest or synthetic_conflicts(args.data, args.clips)
     for name, backbone, adapter in asked:
         run = opened(backbone, adapter, args.overrides, manifest=manifest, trust_remote_code=args.trust_remote_code)
@@ -100,19 +103,20 @@ def answered(args: argparse.Namespace) -> list[Answered]:
     return systems
 
 
-def table(found: Mapping[str, Mapping[str, Direction]]) -> Table:
-    """What the terminal shows."""
+def table(name: str, parts: Mapping[str, Direction]) -> Table:
+    """What the terminal shows of one system; the page shows more."""
+    from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     from mosear.evaluation.report.bias_page import COLUMNS, cells
 
-    shown = Table(title="Answers where face and voice disagree: shares in %, then indices from -1 (voice) to +1 (face)")
-    for heading in ("system", "clips", "n", *COLUMNS):
-        shown.add_column(heading, justify="left" if heading in ("system", "clips") else "right")
-    for name, parts in found.items():
-        for i, (part, direction) in enumerate(parts.items()):
-            numbers = [Text(f"{mean} {bounds}".strip()) for mean, bounds in cells(direction)]
-            shown.add_row(Text("" if i else name), Text(part.replace("_", " ")), str(direction.n), *numbers)
-        shown.add_section()
+    shown = Table(title=Text(f"{name}: answers in %, direction from -1 (voice) to +1 (face)"), box=SIMPLE, padding=0)
+    for heading in ("clips", "n", "face", "voice", "direction", "beyond evidence"):
+        shown.add_column(heading, justify="left" if heading == "clips" else "right", no_wrap=True)
+    for part, direction in parts.items():
+        numbers = dict(zip(COLUMNS, cells(direction), strict=True))
+        wide = [" ".join(numbers[column]).strip() for column in ("direction", "beyond it")]
+        row = [part.replace("_", " "), str(direction.n), numbers["face"][0], numbers["voice"][0], *wide]
+        shown.add_row(*map(Text, row))
     return shown

@@ -118,7 +118,7 @@ def verdict(found: Direction) -> str:
     """One sentence; intervals alone decide."""
     if found.index is None:
         return "answers with neither label on any conflict"
-    side = found.side or ("face" if found.beyond is not None and found.beyond.mean > 0 else "voice")
+    side = found.side or ("face" if found.index.mean > 0 else "voice")
     share = share_of(found.index, side)
     low, high = f"{100 * share.low:.0f}", f"{100 * share.high:.0f}"
     raw = f"{100 * share.mean:.0f} % [{low}, {high}] of the conflicts that it decides"

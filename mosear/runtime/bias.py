@@ -1,77 +1,24 @@
-"""Answers to conflicts: of backbones and adapters, or from runs that have ended."""
+"""Answers of backbones and adapters to conflicts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mosear.data.clip import Clip
-from mosear.data.manifest import Manifest, load_manifest
+from mosear.data.manifest import Manifest
 from mosear.evaluation.answering import Answering
-from mosear.evaluation.bias import Conflict, conflicts
+from mosear.evaluation.bias import conflicts
+from mosear.evaluation.bias_of_runs import Answered
 from mosear.evaluation.predictions import PredictionRow
-from mosear.evaluation.runs import RunFiles
 from mosear.methods.omni_system import OmniSystem
 from mosear.runtime.calibration_clips import backbone_config
 from mosear.runtime.run import Run
 
 SPLIT = "test"
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What one system answered.
-
-    Attributes:
-        name: of the system.
-        labels: the label list.
-        found: its conflicts.
-    """
-
-    name: str
-    labels: Sequence[str]
-    found: Sequence[Conflict]
-
-
-def of_run(directory: Path, manifest: Path | None = None) -> list[Answered]:
-    """Every model of a finished run, from its predictions; nothing is computed again.
-
-    Args:
-        directory: of the run.
-        manifest: of its test clips, if it is no longer where the run's config says.
-
-    Raises:
-        ValueError: if it is no finished run, or its clips cannot be found.
-    """
-    files = RunFiles(directory)
-    rows, labels = files.predictions
-    path = manifest or files.manifest
-    if path is None:
-        raise ValueError(
-            f"The manifest of {directory} is no longer where its config says; it has the labels of face and voice. "
-            "Give it: --manifest FILE."
-        )
-    clips = {clip.id: clip for clip in load_manifest(path)}
-    if unknown := [row.id for row in rows if row.id not in clips]:
-        raise ValueError(
-            f"{path} lacks {len(unknown)} clips of {directory}, such as {unknown[0]!r}: give its manifest."
-        )
-    models: dict[tuple[str, str], list[PredictionRow]] = {}
-    for row in rows:
-        models.setdefault((row.model, row.steering), []).append(row)
-    name = files.experiment
-    return [
-        Answered(
-            f"{name}, {model.replace('_', '-')}" + ("" if steering == "none" else f" + {steering}"),
-            labels,
-            conflicts(own, clips),
-        )
-        for (model, steering), own in models.items()
-    ]
 
 
 def synthetic_conflicts(root: Path, clips: int) -> Path:

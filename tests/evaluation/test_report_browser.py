@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from mosear.data.synthetic.mp4 import write_clip
+from mosear.evaluation.bias import ALL, Direction
+from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare import compare
 from mosear.evaluation.report import Example, LineChart
+from mosear.evaluation.report.bias_page import write_bias
 from mosear.evaluation.report.clip_media import Embedder
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.comparison_runs import write_run
@@ -68,8 +71,26 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "comparison.html"
 
 
+@pytest.fixture(scope="module")
+def bias(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bias")
+    share, index = Interval(0.71, 0.685, 0.74), Interval(-0.42, -0.48, -0.37)
+    found = Direction(
+        n=9000,
+        shares=dict.fromkeys(("face", "voice", "neither", "unread"), share),
+        text=share,
+        text_n=100,
+        index=index,
+        evidence=Interval(-1.0, -1.0, -1.0),
+        beyond=index,
+    )
+    parts = {ALL: found, "video_aligned": found}
+    write_bias(folder, {"tiny-omni": parts, "W" * 80: parts}, clips="rendered clips", clustered=True, n_boot=10)
+    return folder / "bias.html"
+
+
 @pytest.mark.parametrize("width", [360, 400, 760, 1280, 1600])
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "bias"])
 def test_no_text_sticks_out_of_its_card_or_graphic(
     name: str, width: int, browser: Browser, request: pytest.FixtureRequest
 ) -> None:

@@ -10,10 +10,10 @@ _OUTSIDE = """(() => {
     const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const text = walker.currentNode, parent = text.parentElement;
-        if (!text.data.trim() || parent.closest("script, title, select, .scroll, details:not([open])")) continue;
+        if (!text.data.trim() || parent.closest("script, title, style, select, .scroll, details:not([open])")) continue;
         const range = document.createRange();
         range.selectNodeContents(text);
-        const svg = parent.closest("svg.matrix, svg.heatmap, svg.chart");
+        const svg = parent.closest("svg.matrix, svg.heatmap, svg.chart, svg.bias");
         const frames = [parent.closest(".card") || document.documentElement, ...(svg ? [svg] : [])];
         for (const box of svg ? [parent.getBoundingClientRect()] : range.getClientRects())
             for (const frame of frames.map((element) => element.getBoundingClientRect()))

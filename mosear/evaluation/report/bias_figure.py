@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 from mosear.evaluation.bias import ALL, Direction, share_of
 from mosear.evaluation.bootstrap import Interval
 
-_LEFT, _WIDE, _RIGHT, _ROW, _TOP = 20.0, 520.0, 20.0, 58.0, 56.0
-_NAME_LENGTH = 64
+_LEFT, _WIDE, _RIGHT, _ROW, _TOP = 16.0, 348.0, 16.0, 68.0, 52.0
+_NAME_LENGTH = 40
 _STYLE = """
 svg.bias { --ink: #1d2125; --muted: #616a73; --line: #d5d8d4; --face: #22698c; --voice: #a8721c; --paper: #ffffff;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -31,7 +31,7 @@ def bias_svg(systems: Mapping[str, Direction]) -> Markup:
     Args:
         systems: ``{name: direction over all conflicts}``.
     """
-    width, height = _LEFT + _WIDE + _RIGHT, _TOP + _ROW * len(systems) + 46
+    width, height = _LEFT + _WIDE + _RIGHT, _TOP + _ROW * len(systems) + 58
     label = "; ".join(f"{name}: {_words(found)}" for name, found in systems.items())
     parts = [f'<rect class="paper" width="{width:.0f}" height="{height:.0f}" rx="8"/>']
     parts.append(f'<text x="{_LEFT}" y="26" class="strong">← follows the voice</text>')
@@ -45,8 +45,10 @@ def bias_svg(systems: Mapping[str, Direction]) -> Markup:
         parts.append(f'<text class="soft" x="{_x(tick):.1f}" y="{bottom + 16}" text-anchor="{anchor}">{shown}</text>')
     for i, (name, found) in enumerate(systems.items()):
         parts.append(_row(name, found, _TOP + _ROW * i))
-    told = "bar: direction of the answers, 95 % interval; diamond: what late fusion of its own readings supports"
-    parts.append(f'<text class="soft" x="{_LEFT}" y="{height - 10}">{told}</text>')
+    for line, told in enumerate(
+        ("bar: direction of the answers, with 95 % interval", "diamond: own evidence (late fusion)")
+    ):
+        parts.append(f'<text class="soft" x="{_LEFT}" y="{bottom + 34 + 15 * line}">{told}</text>')
     box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}"'
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" class="bias" {box}><style>{_STYLE}</style>{"".join(parts)}</svg>'
@@ -69,10 +71,10 @@ def _words(found: Direction) -> str:
 def _row(name: str, found: Direction, top: float) -> str:
     short = name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
     parts = [
-        f'<text x="{_LEFT}" y="{top + 14}"><title>{escape(name)}</title>{escape(short)}</text>',
-        f'<text class="soft" x="{_LEFT + _WIDE}" y="{top + 14}" text-anchor="end">{escape(_words(found))}</text>',
+        f'<text x="{_LEFT}" y="{top + 12}" class="strong"><title>{escape(name)}</title>{escape(short)}</text>',
+        f'<text class="soft" x="{_LEFT}" y="{top + 28}">{escape(_words(found))}</text>',
     ]
-    middle = top + 33
+    middle = top + 45
     if found.index is not None:
         at, zero = _x(found.index.mean), _x(0)
         kind = found.side or "open"
