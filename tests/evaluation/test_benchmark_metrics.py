@@ -177,7 +177,8 @@ def test_one_subset_is_the_whole():
 def test_rows_of_a_subset_may_be_absent():
     answers = drawn(7)
     cut = Answers(rows=answers.rows[:2], labels=LABELS, clips=answers.clips, levels=LEVELS)
-    for name, found in benchmark_scores(list(METRICS), cut).items():
+    # These clips have no labels of face and voice, without which there is no direction: tests/evaluation/test_bias.py.
+    for name, found in benchmark_scores([name for name in METRICS if name != "direction"], cut).items():
         assert found, name
     summary = benchmark_scores(["camer"], cut)["camer"]["summary"]
     assert math.isnan(summary["gap"]) and math.isnan(summary["overall"])
@@ -217,7 +218,7 @@ def test_the_report_has_a_table_per_metric(tmp_path):
         write_report(tmp_path / name, summaries={"tuned": scores}, predictions={"tuned": answers.rows}, **common)
     page = (tmp_path / "with").read_text()
     assert "Benchmark metrics" not in (tmp_path / "without").read_text()
-    section = page[page.index("Benchmark metrics") : page.index("Confusion matrices")]
+    section = page[page.index(">Benchmark metrics</h2>") : page.rindex("Confusion matrices")]
     assert f"{summary['benchmark_metrics']['camer']['summary']['gap']:.3f}" in section
     assert f"{summary['benchmark_metrics']['uar']['overall']['uar']:.3f}" in section
     assert section.count("<table>") == 2 and "–" in section  # the summary has no n

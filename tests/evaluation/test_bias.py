@@ -209,6 +209,9 @@ def test_it_is_a_benchmark_metric():
         assert {side: scores[name][side] for side in SIDES} == pytest.approx(
             {side: share.mean for side, share in found[part].shares.items()}
         )
+    consistent = [row for row in rows if row.id not in {one.row.id for one in conflicts(rows, clips)}]
+    absent = METRICS["direction"].score(Answers(rows=consistent, labels=LABELS, clips=clips))
+    assert absent["overall"]["n"] == 0 and math.isnan(absent["overall"]["direction"])
     same = {name: Clip(**{**vars(clip), "modality_labels": ModalityLabels()}) for name, clip in clips.items()}
     with pytest.raises(ValueError, match="no conflicts"):
         METRICS["direction"].score(Answers(rows=rows, labels=LABELS, clips=same))

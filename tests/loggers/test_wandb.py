@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,6 @@ def run_dir(home):
         "data.val_subset=null",
         "data.eval_batch_size=50",
         f"hydra.run.dir={run_dir}",
-        "resume=auto",
         *WHOLE,
     ]
     killed = start(home, *overrides)
@@ -90,6 +90,7 @@ def run_dir(home):
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # how far it came by then is chance
     time.sleep(1.1)  # the directory of a start is named by the second
     finish(start(home, *overrides))
     return run_dir
