@@ -559,3 +559,9 @@ def test_missing_subsets_may_be_smaller(tmp_path) -> None:
     assert counts["contextual"] == 3 and counts["missing_video"] == counts["missing_text"] == 2
     counts = json.loads((ensure_corpus(tmp_path, **sizes) / "corpus.json").read_text())["counts"]["test"]
     assert set(counts.values()) == {3}
+
+
+def test_missing_subsets_are_never_larger(tmp_path) -> None:
+    sizes = {"seed": 3, "train_clips": 1, "val_clips": 2, "test_clips": 1, "workers": 1, "train_flavours": ["natural"]}
+    counts = json.loads((ensure_corpus(tmp_path, **sizes, missing_clips=100) / "corpus.json").read_text())["counts"]
+    assert set(counts["test"].values()) == {1}

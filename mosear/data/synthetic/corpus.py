@@ -53,11 +53,11 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def group_size(group: Group, sizes: dict[str, int]) -> int:
-    """Clips in a group. Each conflict subset of val is half as large as its consistent one."""
+    """Clips in a group. Conflict subsets of val are half as large; subsets without a modality are never larger."""
     if group.split == "val" and group.subset != "consistent":
         return sizes["val_clips"] // 2
     if group.subset in MISSING_SUBSETS and "missing_clips" in sizes:
-        return sizes["missing_clips"]
+        return min(sizes["missing_clips"], sizes["test_clips"])
     return sizes[f"{group.split}_clips"]
 
 
@@ -85,7 +85,8 @@ def ensure_corpus(
         val_clips: Consistent validation clips; each validation conflict subset has half as many.
         workers: Rendering processes; all cores by default. Never changes a clip.
         size: Height and width of the frames.
-        missing_clips: Clips in each test subset that lacks a modality; None for as many as in the others.
+        missing_clips: Clips in each test subset that lacks a modality; None for as many as in the others,
+            of which there are never more.
         train_flavours: Of `natural` and `voice_dominant`, which training clips are wanted.
 
     Returns:
