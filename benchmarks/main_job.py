@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -97,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = [{name: run(tree, args.override) for name, tree in trees.items()} for _ in range(args.rounds)]
         finally:
             if args.against:
-                shutil.rmtree(trees[args.against], ignore_errors=True)
-                subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
+                tree = str(trees[args.against])
+                subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
     print("| round | tree | CPU s | wall s | steps | conflict mean | phases (wall s) |")
     print("|---|---|---:|---:|---:|---:|---|")
     for number, own in enumerate(found):

@@ -81,7 +81,7 @@ class AdapterCheckpoint(RunCallback):
 
 
 def refuse_broken_weights(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Nobody judges the step that comes last: its weights must be finite to be saved.
+    """No validation follows the last step: its weights must be finite to be saved.
 
     Raises:
         BadLossError: on all processes, if those of one are not.

@@ -21,6 +21,11 @@ class ModalityLabels:
     def __post_init__(self) -> None:
         _check_optional_text(self, "visual", "audio", "text")
 
+    @property
+    def conflict(self) -> bool:
+        """Whether face and voice have labels, and these differ."""
+        return None not in (self.visual, self.audio) and self.visual != self.audio
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -142,7 +142,7 @@ class MediaReader:
             MediaError: if a file is missing, broken, over budget or nothing that the backbone could read.
         """
         if self.resident is not None and (kept := self.resident.get(clip.id)) is not None:
-            return ReadMedia(kept[0], cut=kept[1] is not None)
+            return ReadMedia(kept[0], cut=kept[1])
         video, audio = self.sources(clip)
         if video is None and audio is None:
             return ReadMedia(MediaBatch())

@@ -97,6 +97,11 @@ class Manifest(Sequence[Clip]):
         """The clips at these positions, in this order."""
         return Manifest(self.dataset.select(list(indices)), self.path, self.root, self.fingerprint)
 
+    def evenly(self, limit: int | None) -> Manifest:
+        """So many clips, evenly spread; all of them without a limit."""
+        count = min(limit or len(self), len(self))
+        return self.select(i * len(self) // count for i in range(count))
+
     def filter(self, keep: Callable[[Clip], bool]) -> Manifest:
         """The clips for which ``keep`` is true."""
         # Not `Dataset.filter`, which would write its result into the cache.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,15 +25,15 @@ class ResidentMedia:
         self.max_bytes, self.clips = max_bytes, clips
         self.bytes = 0
         self.fits = max_bytes > 0
-        self._kept: dict[str, tuple[MediaBatch, float | None]] = {}
+        self._kept: dict[str, tuple[MediaBatch, bool]] = {}
 
-    def keep(self, clips: Sequence[Clip], media: Sequence[MediaBatch], cut_at: dict[str, float]) -> None:
+    def keep(self, clips: Sequence[Clip], media: Sequence[MediaBatch], cut: Collection[str]) -> None:
         """Keep what has been encoded, in the memory of the CPU.
 
         Args:
             clips: of a batch.
             media: of each.
-            cut_at: by clip id, where the budget cuts a clip, in seconds.
+            cut: ids of those that the budget cuts.
         """
         for clip, own in zip(clips, media, strict=True):
             if not self.fits:
@@ -41,14 +41,14 @@ class ResidentMedia:
             if clip.id not in self._kept:
                 # Tensors of their own: a view would keep the whole batch.
                 copied = own.map(lambda tensor: tensor.detach().to("cpu", copy=True))
-                self._kept[clip.id] = copied, cut_at.get(clip.id)
+                self._kept[clip.id] = copied, clip.id in cut
                 self.bytes += _bytes(copied)
                 self.fits = self.bytes <= self.max_bytes and self._expected() <= self.max_bytes
         if not self.fits:
             self._kept.clear()
 
-    def get(self, clip_id: str) -> tuple[MediaBatch, float | None] | None:
-        """Media of a clip and where it is cut, or ``None``."""
+    def get(self, clip_id: str) -> tuple[MediaBatch, bool] | None:
+        """Media of a clip and whether the budget cuts it, or ``None``."""
         return self._kept.get(clip_id)
 
     def holds(self, clip_ids: Iterable[str]) -> bool:

@@ -53,9 +53,8 @@ def conflicts(rows: Sequence[PredictionRow], clips: Mapping[str, Clip]) -> list[
     for row in rows:
         clip = clips[row.id]
         said = clip.modality_labels
-        visual, audio = said.visual, said.audio
-        if visual is not None and audio is not None and visual != audio and clip.video and clip.audio:
-            found.append(Conflict(row, visual, audio, said.text, clip.speaker))
+        if said.conflict and clip.video and clip.audio:
+            found.append(Conflict(row, str(said.visual), str(said.audio), said.text, clip.speaker))
     return found
 
 

@@ -211,7 +211,7 @@ class OmniSystem(System):
             if self.cache is not None and name is not None:
                 self.cache.put(name, own)
         if batch.resident is not None:
-            batch.resident.keep(batch.data.clips, media, {clip.id: seconds for clip, seconds in batch.cut})
+            batch.resident.keep(batch.data.clips, media, {clip.id for clip, _ in batch.cut})
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule over the trainable parameters."""

@@ -57,9 +57,8 @@ def long_texts(manifest: Manifest, max_tokens: int) -> Iterator[str]:
 
 def headers(manifest: Manifest) -> str:
     """What the headers of an even sample of clips say."""
-    count = min(HEADERS, len(manifest))
-    sample = [manifest[i * len(manifest) // count] for i in range(count)]
-    bad = []
+    sample = manifest.evenly(HEADERS)
+    count, bad = len(sample), []
     for clip in sample:
         for path in manifest.resolve(clip):
             if not isinstance(path, Path):

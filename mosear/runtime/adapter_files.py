@@ -15,6 +15,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from mosear.evaluation.runs import is_trained_adapter
+
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 LARGEST_CONFIG = 1 << 20
@@ -38,7 +40,7 @@ def read_config(directory: Path) -> tuple[PeftConfig, dict[str, Any]]:
         AdapterError: if they are no settings of a PEFT method.
     """
     path = directory / CONFIG
-    if not path.is_file():
+    if not is_trained_adapter(directory):
         raise AdapterError(f"{directory} is not a trained adapter: it has no {CONFIG}. Give RUN/adapter.")
     if path.stat().st_size > LARGEST_CONFIG:
         raise AdapterError(f"{path} has {path.stat().st_size} bytes; settings of an adapter have at most 1 MiB.")

@@ -83,13 +83,9 @@ def answer(
 
 
 def _conflicts_of(manifest: Manifest) -> Manifest:
-    def conflict(clip: Clip) -> bool:
-        said = clip.modality_labels
-        return None not in (said.visual, said.audio) and said.visual != said.audio
-
-    places = [place for place, clip in enumerate(manifest) if conflict(clip)]
-    if not places:
+    found = manifest.filter(lambda clip: clip.modality_labels.conflict)
+    if not len(found):
         raise ValueError(
             f"{manifest.path} has no conflicts: no clip gives face and voice different labels in modality_labels."
         )
-    return manifest.select(places)
+    return found

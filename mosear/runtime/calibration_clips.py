@@ -22,7 +22,7 @@ from mosear.data.same_media import with_same_media
 from mosear.data.sample import Sample
 from mosear.evaluation.answering import Answering
 from mosear.methods.omni_system import OmniSystem
-from mosear.runtime.run import Run, evenly
+from mosear.runtime.run import Run
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -127,7 +127,7 @@ def chosen_clips(run: Run, manifest: Path | None, limit: int | None) -> Manifest
     if manifest is None:
         run.prepare_clips()
     clips = validation_clips(path, root=run.cfg.data.get("root"), test=_path(run.cfg, "test"))
-    return evenly(clips, limit)
+    return clips.evenly(limit)
 
 
 def validation_data(run: Run, backbone: OmniBackbone, clips: Manifest, batch_size: int | None) -> ClipDataModule:

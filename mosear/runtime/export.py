@@ -28,7 +28,7 @@ from mosear.experts.export.to_lora import FITS, Fit, PlainLora, freeze_experts, 
 from mosear.experts.passes import GROUPS
 from mosear.methods.omni_system import OmniSystem
 from mosear.runtime.adapters import load_adapter
-from mosear.runtime.run import Run, evenly
+from mosear.runtime.run import Run
 from mosear.settings import AtLeastOne, check
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Scorer:
         else:
             run.prepare_clips()
         data = run.data(backbone, **changes)
-        data.manifests[SPLIT] = evenly(data.manifest(SPLIT), export.limit)
+        data.manifests[SPLIT] = data.manifest(SPLIT).evenly(export.limit)
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,

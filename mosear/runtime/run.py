@@ -20,7 +20,6 @@ from mosear.runtime.adapters import load_adapter
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
     from mosear.data.datamodule import ClipDataModule
-    from mosear.data.manifest import Manifest
 
 
 class Run:
@@ -129,12 +128,6 @@ class Run:
         if node is None:
             return
         ensure_corpus(**_settings(node))
-
-
-def evenly(clips: Manifest, limit: int | None) -> Manifest:
-    """So many clips, evenly spread; all of them without a limit."""
-    count = min(limit or len(clips), len(clips))
-    return clips.select(i * len(clips) // count for i in range(count))
 
 
 def _settings(node: Any) -> dict[str, Any]:

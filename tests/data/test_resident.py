@@ -93,10 +93,10 @@ def test_it_gives_up_as_soon_as_it_can_tell(system) -> None:
     found = own.data.resident["test"].get(batch.data.clips[0].id)
     assert found is not None
     one = ResidentMedia(2**40, 1)
-    one.keep([Clip(id="0", video="v.mp4")], [found[0]], {})
+    one.keep([Clip(id="0", video="v.mp4")], [found[0]], ())
     many = ResidentMedia(64 * one.bytes, 1000)  # of which 64 would fit
     for index in range(40):
-        many.keep([Clip(id=str(index), video="v.mp4")], [found[0]], {})
+        many.keep([Clip(id=str(index), video="v.mp4")], [found[0]], ())
     assert not many.fits and many.bytes <= 33 * one.bytes
 
 

@@ -27,8 +27,7 @@ def direction(answers: Answers) -> Scores:
         parts[part] = {"n": len(found), **shares, "direction": float(index) if index.size else math.nan}
     if parts:
         return parts
-    labels = [clip.modality_labels for clip in answers.clips.values()]
-    if not any(own.visual and own.audio and own.visual != own.audio for own in labels):
+    if not any(clip.modality_labels.conflict for clip in answers.clips.values()):
         raise ValueError(
             "no clip has different labels for face and voice (modality_labels in the manifest): there are no conflicts."
         )

@@ -10,7 +10,7 @@ from mosear.evaluation.compare.collect import CONTROLS, System
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero
 from mosear.evaluation.report.text import in_words, points
-from mosear.evaluation.report.verdict import FEW, Fact
+from mosear.evaluation.report.verdict import FEW, NO_CONTROL, Fact, read_answers
 from mosear.evaluation.summary import CONFLICT_MEAN
 
 if TYPE_CHECKING:
@@ -94,11 +94,7 @@ def _facts(one: Scored) -> list[Fact]:
     quarantined = sum(row.quarantined for row in rows)
     unread = sum(row.prediction is None for row in rows) - quarantined
     asked = len(rows) - quarantined
-    facts.append(
-        Fact("unclear", f"{unread:,} of {asked:,} answers of all runs could not be read; they count as wrong.")
-        if unread
-        else Fact("better", f"All {asked:,} answers of all runs could be read.")
-    )
+    facts.append(read_answers(unread, asked, of=" of all runs"))
     if quarantined:
         told = f"{quarantined:,} of {len(rows):,} answers are missing because a clip could not be used (quarantined)."
         facts.append(Fact("worse", told))
@@ -107,7 +103,7 @@ def _facts(one: Scored) -> list[Fact]:
         told = f"{beaten} of {_count(len(one.against_controls), 'system')} beat the strongest control made of their own"
         facts.append(Fact("better" if beaten else "worse", f"{told} unimodal readings (not corrected for number)."))
     else:
-        facts.append(Fact("unclear", "No control was measured (answering.readings=true reads each modality alone)."))
+        facts.append(NO_CONTROL)
     return facts
 
 

@@ -30,6 +30,9 @@ class Fact:
     sentence: str
 
 
+NO_CONTROL = Fact("unclear", "No control was measured (answering.readings=true reads each modality alone).")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The top of the page.
@@ -157,11 +160,7 @@ def _facts(candidate: str, lead: Mapping[str, Any]) -> list[Fact]:
         facts.append(
             Fact("unclear", f"One seed ({lead['seed']}): intervals are over clips; another training run may differ.")
         )
-    facts.append(
-        Fact("unclear", f"{unparsed:,} of {asked:,} answers could not be read; they count as wrong.")
-        if unparsed
-        else Fact("better", f"All {asked:,} answers could be read.")
-    )
+    facts.append(read_answers(unparsed, asked))
     if quarantined:
         told = f"{quarantined:,} of {clips:,} clips could not be used (quarantined); they count as wrong."
         facts.append(Fact("worse", told))
@@ -170,10 +169,17 @@ def _facts(candidate: str, lead: Mapping[str, Any]) -> list[Fact]:
     return facts
 
 
+def read_answers(unread: int, asked: int, of: str = "") -> Fact:
+    """How many answers could be read; ``of`` says whose."""
+    if unread:
+        return Fact("unclear", f"{unread:,} of {asked:,} answers{of} could not be read; they count as wrong.")
+    return Fact("better", f"All {asked:,} answers{of} could be read.")
+
+
 def _control_fact(control: ControlToBeat | None, lead: Mapping[str, Any]) -> Fact:
     if control is not None:
         verdict_words = control.verdict.replace(" it", f" {CONTROL_NAMES[control.control]}", 1)
         return Fact(control.css, f"{verdict_words[:1].upper()}{verdict_words[1:]}, the strongest control.")
     if lead["controls"]:
         return Fact("unclear", "Controls stand beside each subset; the run has no conflict subsets to rank them on.")
-    return Fact("unclear", "No control was measured (answering.readings=true reads each modality alone).")
+    return NO_CONTROL
