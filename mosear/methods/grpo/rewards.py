@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -146,7 +147,7 @@ class Rewards:
     def _called(self, name: str, completions: Sequence[str], columns: Columns) -> list[float | None]:
         function = self.functions[name]
         try:
-            given = list(function(completions=list(completions), **columns))
+            given: list[Any] = list(function(completions=list(completions), **columns))
         except Exception as error:
             index = self._culprit(function, completions, columns)
             log.exception("The reward %r failed.", name)
@@ -193,6 +194,10 @@ def reward_problems(functions: Mapping[str, Any], weights: Mapping[str, Any]) ->
 
 
 def _complaint(function: Any) -> str | None:
+    if isinstance(function, partial):  # **columns would swallow a setting that is misspelt
+        unknown = sorted(set(function.keywords) - set(inspect.signature(function.func).parameters))
+        if unknown:
+            return f"it has no setting {', '.join(unknown)}"
     try:
         inspect.signature(function).bind(completions=[], **{name: [] for name in COLUMNS})
     except TypeError as error:
