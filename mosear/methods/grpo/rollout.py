@@ -88,7 +88,7 @@ class CachedRollout:
 
     def __call__(self, request: RolloutRequest) -> Completions:
         """Sample."""
-        return sample(self.backbone, request)
+        return sample(self.backbone, request, together=weights_are_partitioned())
 
 
 def seeds_of(seed: int, step: int, micro_batch: int, attempt: int, positions: Sequence[int]) -> list[int]:
@@ -108,17 +108,17 @@ def seeds_of(seed: int, step: int, micro_batch: int, attempt: int, positions: Se
 
 
 @torch.no_grad()
-def sample(backbone: OmniBackbone, request: RolloutRequest) -> Completions:
+def sample(backbone: OmniBackbone, request: RolloutRequest, *, together: bool = False) -> Completions:
     """Decode all groups in one batch; a row whose completion has ended leaves it.
-
-    With weights that are spread over processes, all of them run as many passes as the one with the longest completion.
 
     Args:
         backbone: with or without an adapter injected.
         request: what to sample.
+        together: all processes run as many passes as the one with the longest completion, for weights that are spread
+            over them and gathered in each pass.
     """
     batch, prompts, size = request.batch, request.prompts, request.group_size
-    together, device = weights_are_partitioned(), prompts.embeds.device
+    device = prompts.embeds.device
     cache = DynamicCache()
     with sequence_state(backbone, roles=prompts.roles, prompt_mask=prompts.prompt, transcript=prompts.transcript):
         states = backbone.hidden_states(prompts.embeds, batch.attention_mask, prompts.positions, cache, **prompts.extra)
