@@ -1,4 +1,4 @@
-"""GRPO from configs: rewards by dotted path, mistakes found before anything is built, the plan of a large run."""
+"""GRPO from configs: rewards by dotted path, and mistakes found before anything is built."""
 
 from __future__ import annotations
 
@@ -101,18 +101,3 @@ def test_a_foreign_run_brings_no_rewards(own_module: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.prompt\.rewards\._target_"):
         without_code(plain, Path("config.yaml"))
     assert own_module not in sys.modules
-
-
-def test_the_plan_of_a_large_run() -> None:
-    """Memory grows with the group: all its completions are in one pass, and in one KV cache."""
-    from mosear.planning.memory import estimate
-
-    def activations(*overrides: str) -> int:
-        cfg = composed("+experiment=r1_omni_7b", *overrides)
-        return estimate(cfg, gpus=8, tokens=1024).training.activations
-
-    small, large = activations("method.group_size=2"), activations("method.group_size=8")
-    assert small < large
-    cfg = composed("+experiment=r1_omni_7b")
-    assert (cfg.method.beta, cfg.method.group_size, cfg.tuning.learning_rate) == (0.04, 8, 1e-5)
-    assert list(cfg.method.rewards) == ["accuracy", "format"]
