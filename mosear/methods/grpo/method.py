@@ -7,6 +7,7 @@ differences. Formulas: :mod:`mosear.methods.grpo.losses`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ from mosear.methods.grpo.losses import (
     policy_loss,
     without_variance,
 )
+from mosear.methods.grpo.reference import StartingPoint
 from mosear.methods.grpo.rewards import Rewards, Scored, reward_problems
 from mosear.methods.grpo.rollout import CachedRollout, Rollout
 from mosear.methods.grpo.rules import grpo_rules
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
     from mosear.methods.omni_system import OmniSystem
     from mosear.methods.step_trace import StepTrace
 
-WATCH, KEPT = "grpo_watch", "grpo_kept"
-"""Where a checkpoint keeps the curves, and what is still to be learned from."""
+WATCH, KEPT, START = "grpo_watch", "grpo_kept", "grpo_start"
+"""Where a checkpoint keeps the curves, what is still to be learned from, and the reference if it is the start."""
 
 
 @settings
@@ -65,7 +67,9 @@ class GRPO(Method):
         max_new_tokens: T, longest completion.
         temperature: of sampling, and of the log-probabilities in the loss.
         top_p: tokens are drawn from the smallest set with at least this probability.
-        beta: weight of the KL divergence from the model without its adapter; 0 runs no reference pass.
+        beta: weight of the KL divergence from the reference; 0 runs no reference pass.
+        reference: ``backbone``, the model without its adapter; or ``start``, the adapter as it was when training began,
+            which ``init_from`` gives.
         clip_low: see :class:`~mosear.methods.grpo.losses.Objective`.
         clip_high: see :class:`~mosear.methods.grpo.losses.Objective`.
         epsilon: added to a group's standard deviation.
@@ -84,6 +88,7 @@ class GRPO(Method):
     temperature: Positive = 1.0
     top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
     beta: NotNegative = 0.04
+    reference: Literal["backbone", "start"] = "backbone"
     clip_low: Annotated[float, Interval(gt=0, le=1)] = 0.2
     clip_high: Positive = 0.2
     epsilon: Annotated[float, Gt(0)] = 1e-4
@@ -98,6 +103,7 @@ class GRPO(Method):
         self.watch = Watch()
         self._step, self._micro_batch = -1, 0
         self._kept: list[Experience] = []
+        self._start: StartingPoint | None = None
 
     def further_problems(self) -> Iterator[str]:
         """Rewards and rollouts that cannot be called."""
@@ -111,6 +117,8 @@ class GRPO(Method):
         self.rollout.setup(system)
         self._rewards = Rewards(self.rewards, self.weights)
         self._sampler = Sampler(self, system, self._rewards)
+        if self.beta and self.reference == "start" and self._start is None:  # a resumed run has it from its checkpoint
+            self._start = StartingPoint.of(system)
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -142,11 +150,11 @@ class GRPO(Method):
         return experience, self._sums_of(groups, mask, rewards), told
 
     def _update(self, own: Experience, part: Part, sums: Mapping[str, Tensor | float], told: Tensor | None) -> Loss:
+        if own.reference is None and self.beta:
+            own.reference = self._reference(own)  # before there is a graph: weights may be swapped
         scores = self._scores(own)
         if own.old is None:
             own.old = scores.log_probs.detach()
-        if own.reference is None and self.beta:
-            own.reference = self._reference(own)
         objective = Objective(self.loss_type, self.beta, self.clip_low, self.clip_high, self.max_new_tokens)
         found = policy_loss(scores.log_probs, own.old, own.reference, own.advantage, own.mask, objective)
         loss, mean = mean_loss(found.summed, found.count, counted=part.counted)
@@ -167,8 +175,14 @@ class GRPO(Method):
 
     @torch.no_grad()
     def _reference(self, own: Experience) -> Tensor:
-        with eval_mode(self.system.backbone.model), self.system.untuned():
+        with self._as_reference():
             return self._scores(own, quiet=True).log_probs
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        policy = self.system.untuned() if self._start is None else self._start.restored(self.system)
+        with eval_mode(self.system.backbone.model), policy:
+            yield
 
     def _noted(
         self, loss: Tensor, mean: Tensor, state: SequenceState, part: Part, sums: Mapping[str, Tensor | float]
@@ -202,16 +216,16 @@ class GRPO(Method):
     def _exact(self, part: Part) -> Loss:
         batch, labels = part.batch, list(self.system.labels)
         prompts = Prompts.of(self.system.backbone, batch).without_answers()
+        reference: Tensor | None = None
+        if self.beta:
+            with torch.no_grad(), self._as_reference():
+                reference = self._labels(prompts, quiet=True)[0].log_softmax(-1)
         scores, state = self._labels(prompts)
         log_p = scores.log_softmax(-1)
         scored = self._label_rewards(batch)
         rewards = scored.total.nan_to_num(0.0).view(len(batch), -1).to(log_p)
         expected = expected_reward(log_p, rewards)
-        distance = torch.zeros_like(expected)
-        if self.beta:
-            with torch.no_grad(), eval_mode(self.system.backbone.model), self.system.untuned():
-                reference = self._labels(prompts, quiet=True)[0].log_softmax(-1)
-            distance = label_divergence(log_p, reference)
+        distance = torch.zeros_like(expected) if reference is None else label_divergence(log_p, reference)
         losses = self.beta * distance - expected
         mean = mean_loss(losses.sum(), float(len(losses)), counted=part.counted)[1]
         p, clips = log_p.detach().exp(), float(len(batch))
@@ -246,13 +260,16 @@ class GRPO(Method):
     # -- what a run keeps and asks -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The curves, which are those of all processes."""
-        return {WATCH: self.watch.state_dict()}
+        """The curves, which are those of all processes, and the weights that training began with."""
+        start = {} if self._start is None else {START: {n: own.cpu() for n, own in self._start.weights.items()}}
+        return {WATCH: self.watch.state_dict(), **start}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on with the curves."""
+        """Go on with the curves and the same reference."""
         if WATCH in checkpoint:
             self.watch = Watch(checkpoint[WATCH])
+        if START in checkpoint:
+            self._start = StartingPoint(checkpoint[START])
 
     def rank_state(self) -> dict[str, Any]:
         """Completions that the next steps still learn from."""

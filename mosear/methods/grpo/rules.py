@@ -35,6 +35,11 @@ def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
                 f"it pays for <think>..</think><answer>..</answer>, which answer_format={written} does not ask for",
                 f"Use data.prompt.answer_format=rlvr, or method.rewards.{name}=null.",
             )  # fmt: skip
+    if method.get("reference") == "start" and cfg.get("init_from") is None:
+        yield Problem(
+            "method.reference", "start", "nothing says what training starts from: a fresh adapter changes nothing",
+            "Give init_from=RUN, the run of the cold start; or use method.reference=backbone.",
+        )  # fmt: skip
     if reasons and cfg.data.get("val") is not None:
         yield Problem(
             "data.val", cfg.data.val, "validation scores labels right behind the prompt, where reasoning stands here",

@@ -75,6 +75,7 @@ def test_a_users_reward_by_dotted_path(own_module: str) -> None:
         ([*REASONS, "method.estimator=exact"], "labels right behind the prompt"),
         ([*REASONS, "answering.method=score"], "must be generated and parsed"),
         ([*REASONS, "data.val=val.parquet"], "Use data.val=null keep_adapter=last"),
+        (["method.reference=start"], "Give init_from=RUN, the run of the cold start"),
         (["backbone.attn_implementation=eager"], "with boolean masks"),
         (["adapter=mose", "adapter.modality_dropout=0.2"], "Set adapter.modality_dropout=0"),
     ],
