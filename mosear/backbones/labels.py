@@ -18,7 +18,7 @@ from mosear.backbones.masks import causal_mask, tree_mask
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """What a pass needs in which ``N`` label tokens follow each prompt, as a tree.
+    """What a pass needs in which ``N`` tokens (labels, completions) follow each prompt, as a tree.
 
     Attributes:
         ids: ``[B, N]``, to be put behind the prompts.
@@ -29,6 +29,36 @@ class LabelTokens:
     ids: Tensor
     position_ids: Tensor
     mask: Tensor
+
+    @classmethod
+    def behind(
+        cls,
+        ids: Tensor,
+        depths: Tensor,
+        ancestors: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        hidden_keys: Tensor | None = None,
+    ) -> LabelTokens:
+        """A tree of tokens behind each prompt.
+
+        Args:
+            ids: ``[B, N]``.
+            depths: ``[N]``, distance from the prompt, from 0.
+            ancestors: bool ``[N, N]``: node i descends from, or is, node j.
+            attention_mask: ``[B, L]`` of the prompts, 0 on padding.
+            position_ids: ``[3, B, L]``.
+            hidden_keys: ``[B, L]`` bool, prompt tokens that are hidden.
+        """
+        ends = position_ids.amax(0).masked_fill(~attention_mask.bool(), 0).amax(1)
+        positions = ends[:, None] + 1 + depths
+        prompt = F.pad(causal_mask(attention_mask, hidden_keys), (0, ids.shape[1]), value=False)
+        nodes = tree_mask(attention_mask, ancestors, hidden_keys)
+        return cls(
+            ids,
+            torch.cat([position_ids, positions.expand(3, -1, -1)], dim=-1),
+            torch.cat([prompt, nodes], dim=2),
+        )
 
     def extend(self, tokens: Tensor, value: int) -> Tensor:
         """``[B, L]`` about the prompts to ``[B, L + N]``, with ``value`` for the nodes."""
@@ -107,15 +137,14 @@ class LabelTrie:
             position_ids: ``[3, B, L]``.
             hidden_keys: ``[B, L]`` bool, prompt tokens that are hidden.
         """
-        device, count = attention_mask.device, len(self.tokens)
-        ends = position_ids.amax(0).masked_fill(~attention_mask.bool(), 0).amax(1)
-        positions = ends[:, None] + 1 + torch.tensor(self.depths(), device=device)
-        prompt = F.pad(causal_mask(attention_mask, hidden_keys), (0, count), value=False)
-        nodes = tree_mask(attention_mask, self.ancestors().to(device), hidden_keys)
-        return LabelTokens(
+        device = attention_mask.device
+        return LabelTokens.behind(
             torch.tensor(self.tokens, device=device).expand(len(attention_mask), -1),
-            torch.cat([position_ids, positions.expand(3, -1, -1)], dim=-1),
-            torch.cat([prompt, nodes], dim=2),
+            torch.tensor(self.depths(), device=device),
+            self.ancestors().to(device),
+            attention_mask,
+            position_ids,
+            hidden_keys,
         )
 
     def scores(self, steps: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ COMMON_KEYS = (
     "name", "seed", "data_dir", "run_dir", "zero_shot", "dry_run", "answering", "report", "system", "backbone",
     "steering", "data", "benchmark", "trainer", "logger", "callbacks", *RECIPE_KEYS,
 )  # fmt: skip
-TRAIN_KEYS = (*COMMON_KEYS, "resume")
+TRAIN_KEYS = (*COMMON_KEYS, "init_from", "resume")
 EVAL_KEYS = (*COMMON_KEYS, "run", "adapter_path")
 SUPPLIED = {"data": ["backbone"], "trainer": ["logger", "callbacks"], "system": ["cfg", "trainer"]}
 
@@ -89,14 +89,18 @@ def calibration_fits(cfg: DictConfig) -> Iterator[Problem]:
 
 def labels_come_first(cfg: DictConfig) -> Iterator[Problem]:
     """Tuning and label scoring put the label right behind the prompt, where a reasoning model has none yet."""
-    prompt = cfg.data.get("prompt", {})
+    from mosear.config.targets import resolve_target
+
+    prompt, method = cfg.data.get("prompt", {}), cfg.get("method")
+    trained = "adapter_path" not in cfg and method is not None and resolve_target(method._target_).writes_answers(cfg)
     for key, plain in (("strategy", "minimal"), ("answer_format", "word")):
         value = prompt.get(key, plain)
-        if value == plain or ("adapter_path" in cfg and cfg.answering.get("method") == "generate"):
+        if value == plain or (cfg.answering.get("method") == "generate" and (trained or "adapter_path" in cfg)):
             continue
         yield Problem(
             f"data.prompt.{key}", value, "the label comes after other text, so it must be generated and parsed",
-            f"Evaluate with eval.py answering.method=generate answering.max_new_tokens=512, or use {key}={plain}.",
+            "Evaluate with eval.py answering.method=generate answering.max_new_tokens=512 (or tune so with "
+            f"method=grpo), or use {key}={plain}.",
         )  # fmt: skip
 
 

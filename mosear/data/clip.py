@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -46,6 +47,9 @@ class Clip:
         speaker: Speaker id.
         missing: Modalities taken away on purpose, for analysis; their fields are null. (To keep the sound of a video
             file and drop its picture, put the file's path in ``audio``.)
+        reason: Reference reasoning: what face, voice and words do, without the label.
+        cues: The phrases of the reason as a JSON object with keys ``video``, ``audio`` and ``text`` (any of them), each
+            a list of phrases; see :attr:`cue_phrases`.
     """
 
     id: str
@@ -61,10 +65,13 @@ class Clip:
     context: tuple[str, ...] = ()
     speaker: str | None = None
     missing: tuple[str, ...] = ()
+    reason: str | None = None
+    cues: str | None = None
 
     def __post_init__(self) -> None:
         _check_text(self, "id", "subset", "split")
-        _check_optional_text(self, "video", "audio", "text", "label", "speaker")
+        _check_optional_text(self, "video", "audio", "text", "label", "speaker", "reason", "cues")
+        read_cues(self.cues)
         for name in ("labels", "context", "missing"):
             _check_texts(name, getattr(self, name))
         if self.score is not None and not (_is_number(self.score) and math.isfinite(self.score)):
@@ -98,6 +105,11 @@ class Clip:
         """The modalities that the clip has."""
         given = {"video": self.video, "audio": self.audio, "text": self.text}
         return tuple(name for name in MODALITIES if given[name] is not None)
+
+    @property
+    def cue_phrases(self) -> dict[str, list[str]]:
+        """The phrases of :attr:`cues` by modality; empty lists where there are none."""
+        return read_cues(self.cues)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Clip:
@@ -145,6 +157,33 @@ def describe_columns(found: Mapping[str, Any] | list[str]) -> str | None:
     named = (("missing", missing), ("unknown", unknown))
     parts = [f"{kind} columns {', '.join(names)}" for kind, names in named if names]
     return f"{' and '.join(parts)} (expected {', '.join(COLUMNS)}; found {', '.join(found) or 'none'})"
+
+
+def read_cues(cues: str | None) -> dict[str, list[str]]:
+    """Phrases by modality from a value of the column ``cues``.
+
+    Raises:
+        ValueError: It is not a JSON object of lists of strings with keys among ``video``, ``audio`` and ``text``.
+    """
+    if cues is None:
+        return {name: [] for name in MODALITIES}
+    try:
+        found = json.loads(cues)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"cues must be a JSON object of phrases by modality, got {cues!r:.80} ({error})") from None
+    right = isinstance(found, dict) and set(found) <= set(MODALITIES)
+    if not right or not all(isinstance(v, list) and all(isinstance(p, str) for p in v) for v in found.values()):
+        raise ValueError(
+            f"cues must be a JSON object with lists of phrases under {', '.join(MODALITIES)} (any of them), "
+            f"got {cues!r:.80}"
+        )
+    return {name: found.get(name, []) for name in MODALITIES}
+
+
+def reason_text(cues: Mapping[str, Sequence[str]]) -> str:
+    """Phrases by modality as one text: commas within a modality, semicolons between."""
+    parts = (", ".join(cues.get(modality, ())) for modality in MODALITIES)
+    return "; ".join(part for part in parts if part)
 
 
 def _modality_labels(value: Any) -> ModalityLabels:

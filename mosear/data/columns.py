@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from mosear.data.clip import COLUMNS, REQUIRED, Clip
+from mosear.data.clip import COLUMNS, REQUIRED, Clip, read_cues
 from mosear.data.rows import manifest_kind
 
 _BLOCK_BYTES = 16 * 2**20
@@ -106,6 +106,8 @@ def _is_sound(table: pa.Table) -> bool:
     ]
     if not all(every(rule) for rule in rules) or pc.count_distinct(table["id"]).as_py() != len(table):
         return False
+    for cues in pc.unique(table["cues"]).to_pylist():
+        read_cues(cues)
     withheld = table.filter(pc.fill_null(pc.greater(pc.list_value_length(table["missing"]), 0), False))
     for row in withheld.to_pylist():  # few, as a rule; their rule joins four columns
         Clip.from_row(row)

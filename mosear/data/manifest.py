@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         ("context", pa.list_(pa.string())),
         ("speaker", pa.string()),
         ("missing", pa.list_(pa.string())),
+        ("reason", pa.string()),
+        ("cues", pa.string()),
     ]
 )
 assert tuple(SCHEMA.names) == COLUMNS

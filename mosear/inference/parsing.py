@@ -164,12 +164,18 @@ def _parse_words(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
     return ParsedAnswer(None, f"ambiguous: {', '.join(sorted(found))}" if found else "no label")
 
 
-def _parse_rlvr(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
+def rlvr_answer(text: str) -> str | None:
+    """What stands in the answer of a text that has the form ``rlvr``; ``None`` for other texts."""
     # Counting first keeps the match linear, and refuses a second answer that a lazy pattern would swallow.
     match = _RLVR.fullmatch(text) if all(text.count(tag) == 1 for tag in _RLVR_TAGS) else None
-    if match is None:
+    return None if match is None else match.group(1)
+
+
+def _parse_rlvr(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
+    answer = rlvr_answer(text)
+    if answer is None:
         return ParsedAnswer(None, "not <think>..</think><answer>..</answer>")
-    return _parse_whole(match.group(1), vocabulary, normalise)
+    return _parse_whole(answer, vocabulary, normalise)
 
 
 def _parse_whole(text: str, vocabulary: Mapping[str, str], clean: Callable[[str], str]) -> ParsedAnswer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mosear.backbones.labels import LabelTrie
+from mosear.backbones.labels import LabelTokens, LabelTrie
 from mosear.backbones.sequences import SequenceState, sequence_state
 from mosear.inference.prompts import Prompts
 from mosear.roles import TokenRole
@@ -52,6 +52,38 @@ def label_pass(
     Returns:
         float32 ``[B, C]``, differentiable where gradients are enabled, and the state of the pass.
     """
+    hidden = None
+    if hide:
+        prompts = prompts.without(hide)
+        hidden = prompts.hidden(hide)  # none are left, except of prompts with further arguments
+    labels = trie.after(prompts.real, prompts.positions, hidden)
+    at_end, states, state = tree_pass(thinker, language_model, prompts, labels, hidden=hidden, quiet=quiet)
+    steps = thinker.get_output_embeddings()(torch.cat([at_end, states], dim=1)).float().log_softmax(-1)
+    return trie.scores(steps), state
+
+
+def tree_pass(
+    thinker: Any,
+    language_model: nn.Module,
+    prompts: Prompts,
+    tree: LabelTokens,
+    *,
+    hidden: Tensor | None = None,
+    quiet: bool = False,
+) -> tuple[Tensor, Tensor, SequenceState]:
+    """One pass over prompts and a tree of tokens behind each.
+
+    Args:
+        thinker: the model, with or without an adapter injected.
+        language_model: its decoder.
+        prompts: what comes first.
+        tree: what follows.
+        hidden: bool ``[B, L]``, prompt tokens that are invisible.
+        quiet: see :class:`SequenceState`.
+
+    Returns:
+        States of the prompts' last tokens ``[B, 1, D]``, of the tree's ``[B, N, D]``, and the state of the pass.
+    """
     decoder: Any = language_model
     implementation = decoder.config._attn_implementation
     if implementation == "eager" or implementation.startswith("flash"):  # eager ADDS a mask: a bool one hides nothing
@@ -59,31 +91,24 @@ def label_pass(
             f"Label scoring needs boolean masks, which attn_implementation={implementation!r} cannot take. Load with "
             "attn_implementation='sdpa'."
         )
-    hidden = None
-    if hide:
-        prompts = prompts.without(hide)
-        hidden = prompts.hidden(hide)  # none are left, except of prompts with further arguments
-    width = prompts.roles.shape[1]
-    labels = trie.after(prompts.real, prompts.positions, hidden)
-    nodes = thinker.get_input_embeddings()(labels.ids).to(prompts.embeds.dtype)
+    nodes = thinker.get_input_embeddings()(tree.ids).to(prompts.embeds.dtype)
     embeds = torch.cat([prompts.embeds, nodes], dim=1)
     if torch.is_grad_enabled() and getattr(decoder, "gradient_checkpointing", False):
         embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
     with sequence_state(
         thinker,
-        roles=labels.extend(prompts.roles, int(TokenRole.TEXT)),
-        prompt_mask=labels.extend(prompts.prompt, False),
-        hidden=None if hidden is None else labels.extend(hidden, False),
-        transcript=None if prompts.transcript is None else labels.extend(prompts.transcript, False),
+        roles=tree.extend(prompts.roles, int(TokenRole.TEXT)),
+        prompt_mask=tree.extend(prompts.prompt, False),
+        hidden=None if hidden is None else tree.extend(hidden, False),
+        transcript=None if prompts.transcript is None else tree.extend(prompts.transcript, False),
         quiet=quiet,
     ) as state:
         states = decoder(
             inputs_embeds=embeds,
-            attention_mask=labels.mask,
-            position_ids=labels.position_ids,
+            attention_mask=tree.mask,
+            position_ids=tree.position_ids,
             use_cache=False,
-            **prompts.extra_for(labels.ids.shape[1]),
+            **prompts.extra_for(tree.ids.shape[1]),
         ).last_hidden_state
     at_end = states[torch.arange(len(prompts), device=states.device), prompts.last.to(states.device)][:, None]
-    steps = thinker.get_output_embeddings()(torch.cat([at_end, states[:, width:]], dim=1)).float().log_softmax(-1)
-    return trie.scores(steps), state
+    return at_end, states[:, prompts.roles.shape[1] :], state

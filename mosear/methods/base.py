@@ -76,6 +76,11 @@ class Method(ABC):
         """Combinations that cannot work, found before anything is built; ``cfg.method`` are the settings."""
         return ()
 
+    @classmethod
+    def writes_answers(cls, cfg: DictConfig) -> bool:
+        """Does training write whole answers, so that text may come before the label? Others score labels at once."""
+        return False
+
     @abstractmethod
     def clips_of_step(self, batch_size: int) -> Mapping[str, int]:
         """What passes a step runs, for people: clips by kind of pass."""

@@ -22,8 +22,10 @@ from mosear.data.media import MediaBudget, decode
 from mosear.data.media_processor import MediaProcessor
 from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.emotions import EMOTIONS
+from mosear.data.synthetic.faces import face_parameters
 from mosear.data.synthetic.mp4 import write_clip
-from mosear.data.synthetic.speakers import make_speaker
+from mosear.data.synthetic.reasons import face_cues, voice_cues, voice_parameters
+from mosear.data.synthetic.speakers import Speaker, make_speaker
 from mosear.files import written_atomically
 
 BUDGET = MediaBudget(num_frames=8, max_pixels=112 * 112, max_seconds=30.0)
@@ -75,6 +77,27 @@ def _design(kind: str, split: str, size: int, seed: int) -> tuple[np.ndarray, np
     return emotions, rng.uniform(*INTENSITY, size)
 
 
+def _speaker_of(kind: str, split: str, seed: int, index: int) -> tuple[Speaker, np.random.Generator]:
+    """Who an item shows, and the parent of the random streams of its face and voice."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, index, *map(ord, kind + split)]))
+    return make_speaker(split, int(rng.integers(0, 1_000_000)), seed), rng
+
+
+def pool_cues(kind: str, split: str, size: int, seed: int) -> list[list[str]]:
+    """What each item of the pool does, as phrases of the reasons; nothing is rendered."""
+    emotions, intensities = _design(kind, split, size, seed)
+    cues = []
+    for index in range(size):
+        speaker, rng = _speaker_of(kind, split, seed, index)
+        face_rng, voice_rng = rng.spawn(2)
+        cue = (EMOTIONS[emotions[index]], float(intensities[index]))
+        if kind == "face":
+            cues.append(face_cues(face_parameters(*cue, speaker, face_rng)))
+        else:
+            cues.append(voice_cues(voice_parameters(*cue, voice_rng)))
+    return cues
+
+
 def _render_chunk(kind: str, split: str, size: int, seed: int, indices: Sequence[int]) -> np.ndarray:
     import torch
 
@@ -83,9 +106,8 @@ def _render_chunk(kind: str, split: str, size: int, seed: int, indices: Sequence
     processor = MediaProcessor(build_processor(["a"]))
     rows = []
     for index in indices:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index, *map(ord, kind + split)]))
         cue = (EMOTIONS[emotions[index]], float(intensities[index]))
-        speaker = make_speaker(split, int(rng.integers(0, 1_000_000)), seed)
+        speaker, rng = _speaker_of(kind, split, seed, index)
         frames, audio = render_clip_arrays(
             cue if kind == "face" else None, cue if kind == "voice" else None, speaker, rng
         )

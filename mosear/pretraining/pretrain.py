@@ -160,8 +160,10 @@ class Curriculum:
 class Assembler:
     """Items to batches. Sequences are memoised: they depend on the modalities, the transcript and the answer alone."""
 
-    def __init__(self, processor: Qwen2_5OmniProcessor, family: OmniFamily, mel_frames: int) -> None:
-        self.builder = SampleBuilder(processor, family, Prompt())
+    def __init__(
+        self, processor: Qwen2_5OmniProcessor, family: OmniFamily, mel_frames: int, prompt: Prompt | None = None
+    ) -> None:
+        self.builder = SampleBuilder(processor, family, prompt or Prompt())
         self.memory: dict[tuple, Sample] = {}
         tokens = ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1
         video_tokens = int(GRID.prod()) // 4
@@ -170,9 +172,10 @@ class Assembler:
 
     def batch(self, items: list[Item]) -> OmniBatch:
         """A batch whose media are empty: pretraining runs the towers in one piece."""
-        return collate([self._sample(item) for item in items], self.builder.pad_id)
+        return collate([self.sample(item) for item in items], self.builder.pad_id)
 
-    def _sample(self, item: Item) -> Sample:
+    def sample(self, item: Item) -> Sample:
+        """One item as a sequence with its answer; its media are empty."""
         key = (item.face is not None, item.voice is not None, item.text, item.answer)
         if key not in self.memory:
             media = MediaBatch([self.video] if key[0] else [], [self.audio] if key[1] else [])
@@ -190,23 +193,44 @@ def hidden_keys(batch: OmniBatch, items: list[Item]) -> Tensor:
     return hidden
 
 
-def forward(backbone: OmniBackbone, batch: OmniBatch, items: list[Item], faces: Pool, voices: Pool) -> Tensor:
-    """Decoder states ``[B, L, D]`` with gradients through the towers."""
+def encode(backbone: OmniBackbone, items: list[Item], faces: Pool, voices: Pool) -> dict[str, Tensor]:
+    """What the towers make of the items' media, with gradients: ``visual [tokens, D]``, ``audio [tokens, D]``."""
     model = backbone.model
-    embeds = model.get_input_embeddings()(batch.input_ids)
+    found = {}
     if rows := [item.face for item in items if item.face is not None]:
         pixels = torch.from_numpy(np.asarray(faces.features[rows], dtype=np.float32)).flatten(0, 1)
         out = model.get_video_features(pixels, video_grid_thw=GRID.expand(len(rows), -1), return_dict=True)
-        mask = torch.isin(batch.input_ids, torch.tensor(backbone.family.visual_ids))
-        embeds = embeds.masked_scatter(mask[..., None], torch.cat(out.pooler_output).to(embeds))
+        found["visual"] = torch.cat(out.pooler_output)
     if rows := [item.voice for item in items if item.voice is not None]:
         mel = torch.from_numpy(np.asarray(voices.features[rows], dtype=np.float32))
         full = torch.ones(len(rows), mel.shape[-1], dtype=torch.long)
         out = model.get_audio_features(mel, feature_attention_mask=full, return_dict=True)
-        mask = torch.isin(batch.input_ids, torch.tensor(backbone.family.audio_ids))
-        embeds = embeds.masked_scatter(mask[..., None], out.last_hidden_state.to(embeds))
+        found["audio"] = out.last_hidden_state
+    return found
+
+
+def decode(
+    backbone: OmniBackbone,
+    batch: OmniBatch,
+    items: list[Item],
+    media: dict[str, Tensor],
+    unseen: Tensor | None = None,
+) -> Tensor:
+    """Decoder states ``[B, L, D]`` of a batch about encoded media; bool ``unseen [B, L, L]`` hides keys by query."""
+    embeds = backbone.model.get_input_embeddings()(batch.input_ids)
+    for modality, ids in (("visual", backbone.family.visual_ids), ("audio", backbone.family.audio_ids)):
+        if modality in media:
+            mask = torch.isin(batch.input_ids, torch.tensor(ids))
+            embeds = embeds.masked_scatter(mask[..., None], media[modality].to(embeds))
     mask = causal_mask(batch.attention_mask, hidden_keys(batch, items))
+    if unseen is not None:
+        mask = mask & ~unseen[:, None]
     return backbone.hidden_states(embeds, mask, batch.position_ids)
+
+
+def forward(backbone: OmniBackbone, batch: OmniBatch, items: list[Item], faces: Pool, voices: Pool) -> Tensor:
+    """Decoder states ``[B, L, D]`` with gradients through the towers."""
+    return decode(backbone, batch, items, encode(backbone, items, faces, voices))
 
 
 def answer_logits(backbone: OmniBackbone, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

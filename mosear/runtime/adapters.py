@@ -39,6 +39,16 @@ def add_adapter(backbone: OmniBackbone, cfg: DictConfig) -> PeftModel:
     return model
 
 
+def begin_from(network: PeftModel, backbone: OmniBackbone, directory: Path) -> None:
+    """Give a fresh adapter the weights of a trained one with the same settings.
+
+    Raises:
+        AdapterError: if that was trained on another backbone, or its files are damaged or do not fit.
+    """
+    _check_backbone(backbone, directory, read_config(directory)[0].base_model_name_or_path)
+    check_loaded(network, NAME, read_weights(directory, backbone.model), directory)
+
+
 def load_adapter(backbone: OmniBackbone, directory: str | Path) -> PeftModel:
     """Inject a trained adapter.
 

@@ -9,11 +9,12 @@ from omegaconf import DictConfig
 from mosear.config.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.config.validation import validate
 from mosear.problems import Problem
+from mosear.runtime.start import start_fits
 
 
 def check_training(cfg: DictConfig) -> None:
     """Raises :class:`mosear.problems.ConfigError` if ``cfg`` cannot be trained."""
-    validate(cfg, rules=(*TRAIN_RULES, resume_fits), allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
+    validate(cfg, rules=(*TRAIN_RULES, start_fits, resume_fits), allowed_keys=TRAIN_KEYS, supplied=SUPPLIED)
 
 
 def check_evaluation(cfg: DictConfig) -> None:

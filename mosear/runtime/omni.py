@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from mosear.methods.omni_system import OmniSystem
 from mosear.methods.system import TUNED
-from mosear.runtime.adapters import add_adapter, load_adapter
+from mosear.runtime.adapters import add_adapter, begin_from, load_adapter
+from mosear.runtime.start import start_directory
 from mosear.runtime.strategies import ZeroStrategy
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def build_omni_system(cfg: DictConfig, trainer: Trainer) -> OmniSystem:
-    """Load the backbone; for training with a fresh adapter and a method, for evaluation with a trained one, if any."""
+    """Load the backbone; for training with an adapter and a method, for evaluation with a trained one, if any."""
     log.info("Loading backbone %s", cfg.backbone.name)
     prepare_device(trainer, cfg)
     backbone = instantiate(cfg.backbone)
@@ -36,6 +37,9 @@ def build_omni_system(cfg: DictConfig, trainer: Trainer) -> OmniSystem:
             network = load_adapter(backbone, cfg.adapter_path)
         return OmniSystem(backbone, network, data, answering, run=run)
     network = add_adapter(backbone, cfg)
+    if (start := start_directory(cfg)) is not None:
+        log.info("Beginning with the weights of %s", start)
+        begin_from(network, backbone, start)
     tuning, method = (instantiate(node, _convert_="all") for node in (cfg.tuning, cfg.method))
     system = OmniSystem(backbone, network, data, answering, method=method, tuning=tuning, run=run)
     counts = system.parameter_counts()

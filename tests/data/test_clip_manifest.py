@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mosear.data import manifest as manifest_module
-from mosear.data.clip import COLUMNS, Clip, ModalityLabels
+from mosear.data.clip import COLUMNS, Clip, ModalityLabels, reason_text
 from mosear.data.columns import sound_table
 from mosear.data.manifest import SCHEMA, Manifest, ManifestError, load_manifest, write_manifest
 
@@ -28,6 +28,8 @@ FULL = Clip(
     split="test",
     context=("Hallo.", "你好"),
     speaker="s1",
+    reason="brows raised; voice high, voice fast",
+    cues='{"video": ["brows raised"], "audio": ["voice high", "voice fast"]}',
 )
 SPARSE = Clip(id="b", text="only text", split="train", missing=("video", "audio"))
 CLIPS = [FULL, SPARSE, Clip(id="c", audio="a/c.wav", label="angry"), Clip(id="d", video="v/d.mp4", label="happy")]
@@ -48,9 +50,22 @@ def problems_of(path: Path, **options) -> str:
 
 def test_columns_are_the_contract():
     assert " ".join(COLUMNS) == (
-        "id video audio text label labels score modality_labels subset split context speaker missing"
+        "id video audio text label labels score modality_labels subset split context speaker missing reason cues"
     )
     assert tuple(FULL.to_row()) == COLUMNS
+
+
+def test_cues_are_phrases_by_modality():
+    assert FULL.cue_phrases == {"video": ["brows raised"], "audio": ["voice high", "voice fast"], "text": []}
+    assert SPARSE.cue_phrases == {"video": [], "audio": [], "text": []}
+    assert reason_text(FULL.cue_phrases) == FULL.reason
+
+
+def test_bad_cues_of_a_manifest_are_named(tmp_path):
+    rows = [{**clip.to_row(), "cues": '{"video": 1}' if clip is SPARSE else clip.cues} for clip in CLIPS]
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    assert "row 2: cues must be a JSON object" in problems_of(path)
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.id)
@@ -73,6 +88,11 @@ def test_row_round_trip(clip):
         ({"video": None, "audio": None, "text": None}, "no modality"),
         ({"video": None, "audio": None, "text": "  "}, "no modality"),
         ({"score": float("nan")}, "score must be a finite number"),
+        ({"reason": 3}, "reason must be a string or null, got 3"),
+        ({"cues": "brows raised"}, "cues must be a JSON object of phrases by modality"),
+        ({"cues": '{"face": []}'}, "lists of phrases under video, audio, text"),
+        ({"cues": '{"video": "brows raised"}'}, "lists of phrases under video, audio, text"),
+        ({"cues": '{"video": [1]}'}, "lists of phrases under video, audio, text"),
         ({"label": 3}, "label must be a string or null, got 3"),
         ({"labels": "happy"}, "labels must be a list of strings"),
         ({"context": (1,)}, "context must be a list of strings"),

@@ -43,7 +43,7 @@ SPACES = pytest.mark.parametrize("space", [FACE_CUES, VOICE_CUES], ids=["face", 
 SMALL = {"train_clips": 2, "val_clips": 2, "test_clips": 2, "workers": 1, "size": 48}
 COLUMNS = [
     *("id", "video", "audio", "text", "label", "labels", "score", "modality_labels"),
-    *("subset", "split", "context", "speaker", "missing"),
+    *("subset", "split", "context", "speaker", "missing", "reason", "cues"),
 ]
 SPEAKER = make_speaker("train", 0, 0)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import (
         PreTrainedTokenizerFast,
         Qwen2_5OmniProcessor,
@@ -49,8 +50,6 @@ AUDIO_SECONDS = 30
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1200) -> PreTrainedTokenizerFast:
     """Train the byte-level BPE and wrap it as a ``Qwen2TokenizerFast``."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import AutoTokenizer  # noqa: F401 - registers the lazy module
-    from transformers.models.qwen2 import Qwen2TokenizerFast
 
     core = Tokenizer(models.BPE(unk_token=None, fuse_unk=False, byte_fallback=False))
     core.normalizer = normalizers.NFC()
@@ -63,6 +62,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1200) -> PreTrainedT
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
+    return wrapped_tokenizer(core)
+
+
+def wrapped_tokenizer(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """A trained BPE as a ``Qwen2TokenizerFast``."""
+    from transformers import AutoTokenizer  # noqa: F401 - registers the lazy module
+    from transformers.models.qwen2 import Qwen2TokenizerFast
+
     media = {k: v for k, v in SPECIAL_TOKENS.items() if k not in ("pad_token", "im_start", "im_end")}
     return Qwen2TokenizerFast(
         tokenizer_object=core,
@@ -78,6 +85,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1200) -> PreTrainedT
 
 def build_processor(texts: Iterable[str]) -> Qwen2_5OmniProcessor:
     """The real processor: Qwen2-VL video and image processors, Whisper mel extractor, byte-level BPE."""
+    return processor_around(train_tokenizer(texts))
+
+
+def processor_around(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
+    """The processor with this tokenizer."""
     from transformers import Qwen2_5OmniProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
 
     size = {"shortest_edge": FRAME_SIZE**2, "longest_edge": FRAME_SIZE**2}
@@ -87,7 +99,7 @@ def build_processor(texts: Iterable[str]) -> Qwen2_5OmniProcessor:
         feature_extractor=WhisperFeatureExtractor(
             feature_size=128, sampling_rate=16000, chunk_length=AUDIO_SECONDS, return_attention_mask=True
         ),
-        tokenizer=train_tokenizer(texts),
+        tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )
 

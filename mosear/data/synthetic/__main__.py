@@ -26,6 +26,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--missing-clips", type=int, default=None, help="clips in each test subset without a modality (as many)"
     )
+    parser.add_argument(
+        "--ood-clips", type=int, default=0, help="clips in the test subset in another style; 0 for no such subset"
+    )
     parser.add_argument("--size", type=int, default=112, help="height and width of the frames in pixels")
     parser.add_argument("--workers", type=int, default=None, help="rendering processes (default: one per core)")
     return parser.parse_args()

@@ -11,14 +11,19 @@ import hashlib
 import json
 import multiprocessing
 import os
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
 from mosear.data.synthetic.mp4 import write_clip
+from mosear.data.synthetic.ood import OOD, plan_ood_clip, render_ood_arrays
 from mosear.data.synthetic.plans import GROUPS, MANIFESTS, MISSING_SUBSETS, ClipPlan, Group, clip_rngs, plan_clip
+from mosear.data.synthetic.reasons import Cues, clip_cues, reason_columns
 from mosear.files import written_atomically
 
 if TYPE_CHECKING:
@@ -28,17 +33,22 @@ RECORD_NAME = "corpus.json"
 TRAIN_FLAVOURS = ("natural", "voice_dominant")
 GENERATOR_MODULES = ("emotions", "speakers", "faces", "voices", "transcripts", "clips", "plans", "mp4")
 """Modules whose code decides the content of a clip."""
+OOD_MODULES = ("ood",)
+"""Those that decide, beside these, what a clip of the subset `ood` is."""
+REASON_MODULES = ("reasons",)
+"""Those that decide the reference reasons, which are columns of the manifests."""
 
 Task = tuple[str, int, str, int, int]
 """Root, seed, group name, index, frame size: small enough to send to a worker by the thousand."""
 
-_GROUP_BY_NAME = {group.name: group for group in GROUPS}
+ALL_GROUPS = (*GROUPS, OOD)
+_GROUP_BY_NAME = {group.name: group for group in ALL_GROUPS}
 
 
-def generator_hash() -> str:
+def generator_hash(modules: Sequence[str] = GENERATOR_MODULES) -> str:
     """Hash of the code that makes clips; comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
-    for name in GENERATOR_MODULES:
+    for name in modules:
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -58,7 +68,14 @@ def group_size(group: Group, sizes: dict[str, int]) -> int:
         return sizes["val_clips"] // 2
     if group.subset in MISSING_SUBSETS and "missing_clips" in sizes:
         return min(sizes["missing_clips"], sizes["test_clips"])
+    if group is OOD:
+        return sizes.get("ood_clips", 0)
     return sizes[f"{group.split}_clips"]
+
+
+def plan_of(seed: int, group: Group, index: int) -> ClipPlan:
+    """What clip number `index` of any group contains."""
+    return plan_ood_clip(seed, index) if group is OOD else plan_clip(seed, group, index)
 
 
 def ensure_corpus(
@@ -71,11 +88,13 @@ def ensure_corpus(
     size: int = 112,
     missing_clips: int | None = None,
     train_flavours: Sequence[str] = TRAIN_FLAVOURS,
+    ood_clips: int = 0,
 ) -> Path:
     """Makes sure that the corpus stands complete under `root`, rendering only what is missing.
 
     Returns at once when it is there. An interrupted run is resumed. Larger counts add clips and leave the old ones
-    untouched; smaller ones list fewer clips in the manifests, and their files stay for the next time.
+    untouched; smaller ones list fewer clips in the manifests, and their files stay for the next time. Manifests without
+    reference reasons (older versions wrote none) get them; nothing is rendered for that.
 
     Args:
         root: Folder of the corpus; created if need be.
@@ -88,6 +107,7 @@ def ensure_corpus(
         missing_clips: Clips in each test subset that lacks a modality; None for as many as in the others,
             of which there are never more.
         train_flavours: Of `natural` and `voice_dominant`, which training clips are wanted.
+        ood_clips: Clips in the test subset `ood`; 0 for no such subset.
 
     Returns:
         The root.
@@ -99,18 +119,26 @@ def ensure_corpus(
     sizes = {"train_clips": train_clips, "val_clips": val_clips, "test_clips": test_clips}
     if missing_clips is not None:
         sizes["missing_clips"] = missing_clips
+    if ood_clips:
+        sizes["ood_clips"] = ood_clips
     _check_arguments(sizes, size, workers, train_flavours)
     wanted: dict[str, Any] = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
+    wanted["reasons"] = generator_hash(REASON_MODULES)
+    if ood_clips:
+        wanted["ood_generator"] = generator_hash(OOD_MODULES)
     flavours = set(train_flavours)
     found = _read_record(root)
     if found is not None:
         _check_same_corpus(root, found, wanted)
+        wanted = {"ood_generator": found["ood_generator"], **wanted} if "ood_generator" in found else wanted
         if found["complete"] and found["sizes"] == sizes:
             flavours |= set(found["train_flavours"])
             if flavours == set(found["train_flavours"]):
+                if found.get("reasons") != wanted["reasons"]:
+                    _give_reasons(root, found, wanted["reasons"])
                 return root
     wanted["train_flavours"] = sorted(flavours)
-    manifests = [name for name in MANIFESTS if name.removeprefix("train_") in flavours or name in ("val", "test")]
+    manifests = _manifests_of(flavours)
     # Written first: should this run stop halfway, a run with other settings must not take its clips for its own.
     _write_record(root, {**wanted, "complete": False})
     _render_missing(root, seed, sizes, size, workers or os.cpu_count() or 1, manifests)
@@ -119,12 +147,29 @@ def ensure_corpus(
     return root
 
 
+def _manifests_of(flavours: Collection[str]) -> list[str]:
+    return [name for name in MANIFESTS if name.removeprefix("train_") in flavours or name in ("val", "test")]
+
+
+def _give_reasons(root: Path, found: dict[str, Any], reasons: str) -> None:
+    """Writes the manifests of a complete corpus again, with reasons; its clips are not touched."""
+    try:
+        _write_manifests(root, found["seed"], found["sizes"], _manifests_of(found["train_flavours"]))
+        _write_record(root, {**found, "reasons": reasons})
+    except OSError as error:
+        warnings.warn(
+            f"The manifests in {root} have no reference reasons, and cannot be written ({error.strerror}). Runs that "
+            "need none go on; for reasons, make the folder writable or render the corpus elsewhere.",
+            stacklevel=3,
+        )
+
+
 def _check_arguments(sizes: dict[str, int], size: int, workers: int | None, train_flavours: Sequence[str]) -> None:
     if unknown := sorted(set(train_flavours) - set(TRAIN_FLAVOURS)):
         raise ValueError(f"train_flavours has {', '.join(unknown)}; there are {' and '.join(TRAIN_FLAVOURS)}.")
     for name, count in sizes.items():
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
+            raise ValueError(f"{name} must be at least {0 if name == 'ood_clips' else 1}, got {count}.")
     if size < 16 or size % 2:
         raise ValueError(f"size must be an even number of pixels from 16 on (H.264 with 4:2:0 colour), got {size}.")
     if workers is not None and workers < 1:
@@ -135,8 +180,8 @@ def _check_same_corpus(root: Path, found: dict[str, Any], wanted: dict[str, Any]
     """Raises unless the found clips are the wanted ones; how many there are does not matter."""
     differences = [
         f"{key} {found[key]!r} (wanted {wanted[key]!r})"
-        for key in ("seed", "size", "generator")
-        if found[key] != wanted[key]
+        for key in ("seed", "size", "generator", "ood_generator")
+        if key in found and key in wanted and found[key] != wanted[key]
     ]
     if differences:
         raise ValueError(
@@ -197,10 +242,10 @@ def _missing_tasks(root: Path, seed: int, sizes: dict[str, int], size: int, mani
         folder = root / "clips" / manifest
         folder.mkdir(parents=True, exist_ok=True)
         present = {entry.name for entry in os.scandir(folder)}
-        for group in GROUPS:
+        for group in ALL_GROUPS:
             if group.manifest == manifest:
                 for index in range(group_size(group, sizes)):
-                    if Path(plan_clip(seed, group, index).path).name not in present:
+                    if Path(plan_of(seed, group, index).path).name not in present:
                         yield str(root), seed, group.name, index, size
 
 
@@ -208,14 +253,19 @@ def render_task(task: Task) -> None:
     """Renders one clip and writes its file."""
     root, seed, group_name, index, size = task
     group = _GROUP_BY_NAME[group_name]
-    plan = plan_clip(seed, group, index)
+    plan = plan_of(seed, group, index)
     _, rng = clip_rngs(seed, group, index)
-    frames, audio = render_clip_arrays(plan.face, plan.voice, plan.speaker, rng, size=size)
+    frames: np.ndarray | None
+    audio: np.ndarray | None
+    if group is OOD:
+        frames, audio = render_ood_arrays(plan, rng, size=size)
+    else:
+        frames, audio = render_clip_arrays(plan.face, plan.voice, plan.speaker, rng, size=size)
     write_clip(Path(root) / plan.path, frames, FPS, audio, SAMPLE_RATE)
 
 
-def manifest_row(plan: ClipPlan) -> dict[str, Any]:
-    """The clip as a manifest lists it."""
+def manifest_row(plan: ClipPlan, cues: Cues | None = None) -> dict[str, Any]:
+    """The clip as a manifest lists it; without cues, it lists no reason."""
     return {
         "id": plan.id,
         "video": plan.path if plan.face else None,
@@ -234,6 +284,7 @@ def manifest_row(plan: ClipPlan) -> dict[str, Any]:
         "context": [],
         "speaker": plan.speaker.id,
         "missing": list(plan.missing),
+        **(reason_columns(cues) if cues is not None else {"reason": None, "cues": None}),
     }
 
 
@@ -251,6 +302,7 @@ def _manifest_schema() -> "pa.Schema":
             ("context", pa.list_(pa.string())),
             ("speaker", pa.string()),
             ("missing", pa.list_(pa.string())),
+            *((name, pa.string()) for name in ("reason", "cues")),
         ]
     )
 
@@ -264,14 +316,16 @@ def _write_manifests(
     intensities = []
     counts: dict[str, dict[str, int]] = {}
     for manifest in manifests:
-        plans = [
-            plan_clip(seed, group, index)
-            for group in GROUPS
+        indexed = [
+            (plan_of(seed, group, index), index)
+            for group in ALL_GROUPS
             if group.manifest == manifest
             for index in range(group_size(group, sizes))
         ]
+        plans = [plan for plan, _ in indexed]
         counts[manifest] = dict(Counter(plan.group.subset for plan in plans))
-        _write_parquet(root / f"{manifest}.parquet", [manifest_row(plan) for plan in plans], _manifest_schema())
+        rows = [manifest_row(plan, clip_cues(seed, plan, index)) for plan, index in indexed]
+        _write_parquet(root / f"{manifest}.parquet", rows, _manifest_schema())
         intensities += [
             {
                 "id": plan.id,

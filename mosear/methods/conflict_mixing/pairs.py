@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mosear.data.clip import Clip
+from mosear.data.clip import Clip, reason_text
 
 STREAM = 0x4D4958
 """Keeps the draws of pairs apart from other generators that are seeded with the run's seed and a counter."""
@@ -60,11 +61,22 @@ WORDS = {"none": ("none",), "either": ("face", "voice"), "any": ("face", "voice"
 
 
 def recombined_clip(face: Clip, voice: Clip, text: str | None) -> Clip:
-    """A clip with the picture of ``face`` and the sound of ``voice``, without a label."""
+    """A clip with the picture of ``face`` and the sound of ``voice``, without a label.
+
+    Its reason and cues are put together from theirs; words of a third clip have none.
+    """
+    cues = {
+        "video": face.cue_phrases["video"],
+        "audio": voice.cue_phrases["audio"],
+        "text": next((clip.cue_phrases["text"] for clip in (face, voice) if text and clip.text == text), []),
+    }
+    told = any(cues.values())
     return Clip(
         id=f"{face.id}+{voice.id}",
         video=face.video,
         audio=voice.video if voice.audio == "video" else voice.audio,
         text=text,
         split=face.split,
+        reason=reason_text(cues) if told else None,
+        cues=json.dumps(cues) if told else None,
     )

@@ -1,0 +1,391 @@
+"""Trains a base that can write reasons: ``python -m mosear.pretraining.reasons --out DIR``.
+
+It goes on from a shipped base with more words (those of the reasons, and the tags that reasoning models write); the
+towers stay as they are. Every step asks two questions about the same clips: which emotion, answered by the base's own
+rule, and what face, voice and words do, answered by the reference reason. Reason and label never stand in one answer,
+and tags are only ever copied: how a reason leads to a label is left to tuning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mosear.backbones import load_backbone
+from mosear.backbones.backbone import OmniBackbone
+from mosear.backbones.media import EncodedAudio, EncodedVideo, MediaBatch
+from mosear.backbones.tiny.extend import extended_processor, extended_thinker
+from mosear.data.batches import without_answer
+from mosear.data.clip import Clip, reason_text
+from mosear.data.prompt import Prompt
+from mosear.data.sample import IGNORE, Sample, collate
+from mosear.data.synthetic.reasons import VOCABULARY, Cues, phrase_f1, word_cues
+from mosear.files import written_atomically
+from mosear.inference.generation import generate_text
+from mosear.pretraining.pools import Pool, build_pool, pool_cues
+from mosear.pretraining.pretrain import (
+    GRID,
+    SECONDS_PER_GRID,
+    Assembler,
+    Curriculum,
+    Item,
+    Recipe,
+    answer_logits,
+    decode,
+    encode,
+    held_out_scores,
+    save,
+)
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+CUE_QUESTION = "What do face, voice and words do?"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+MOST_TOKENS = 28
+"""More than the longest reason has, with its end token."""
+
+
+@dataclass(frozen=True)
+class ReasonRecipe(Recipe):
+    """Everything that determines the base (with the library versions).
+
+    Attributes:
+        base: what training begins from.
+        copies: per step, texts with tags to copy.
+        copy_weight: of their loss, beside 1 for each question.
+        warmup: share of the steps in which the learning rate rises.
+    """
+
+    base: str = "tiny-omni"
+    seed: int = 3
+    steps: int = 700
+    learning_rate: float = 1e-3
+    both: int = 32
+    face: int = 8
+    voice: int = 8
+    text: int = 4
+    copies: int = 4
+    copy_weight: float = 0.2
+    warmup: float = 0.05
+    faces: int = 6000
+    voices: int = 4000
+    held_out: int = 600
+
+
+def reason_words() -> list[str]:
+    """The words of the reasons, as they stand at the start of a reason and behind a space."""
+    words = [phrase.split() for phrases in VOCABULARY.values() for phrase in phrases]
+    return list(
+        dict.fromkeys(word for first, *rest in words for word in (first, f" {first}", *(f" {r}" for r in rest)))
+    )
+
+
+class Reasons:
+    """The reason of an item, from what its face and voice do."""
+
+    def __init__(self, faces: Sequence[list[str]], voices: Sequence[list[str]]) -> None:
+        self.faces, self.voices = faces, voices
+
+    def cues(self, item: Item) -> Cues:
+        """Phrases by modality; a hidden modality has none, as an absent one."""
+        seen = item.face is not None and "visual" not in item.hide
+        heard = item.voice is not None and "audio" not in item.hide
+        return {
+            "video": self.faces[item.face] if seen and item.face is not None else [],
+            "audio": self.voices[item.voice] if heard and item.voice is not None else [],
+            "text": word_cues(item.text) if item.text else [],
+        }
+
+    def asked(self, item: Item) -> Item:
+        """The same clip with its reason as the answer."""
+        return replace(item, answer=reason_text(self.cues(item)))
+
+
+class ReasonAssembler(Assembler):
+    """Prompts are memoised without their answers, of which there are too many; answers are set behind them."""
+
+    def sample(self, item: Item) -> Sample:
+        bare = super().sample(replace(item, answer=""))
+        return answered(without_answer(bare), self.builder.answer_ids(item.answer))
+
+
+def answered(prompt: Sample, ids: list[int]) -> Sample:
+    """A prompt with these tokens behind it."""
+    answer, count = torch.tensor(ids), len(ids)
+    last = prompt.position_ids.amax()
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, answer]),
+        position_ids=torch.cat([prompt.position_ids, (last + 1 + torch.arange(count)).expand(3, -1)], dim=1),
+        roles=torch.cat([prompt.roles, prompt.roles[-1:].expand(count)]),
+        transcript=F.pad(prompt.transcript, (0, count)),
+        labels=torch.cat([prompt.labels, answer]),
+    )
+
+
+def asked_twice(first: Sample, second: Sample) -> tuple[Sample, Tensor]:
+    """Two questions about a clip with their answers in one sequence, and which question ``[L]`` a token belongs to.
+
+    What both begin with (the media and the transcript) stands there once and belongs to question 0. The second follows
+    at the positions that it has alone; its tokens must not look at those of the first.
+    """
+    shortest = min(len(first.input_ids), len(second.input_ids))
+    differs = first.input_ids[:shortest] != second.input_ids[:shortest]
+    shared = int(differs.nonzero()[0, 0])
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(first, name), getattr(second, name)[..., shared:]], dim=-1)
+
+    names = ("input_ids", "position_ids", "roles", "transcript", "labels")
+    sample = replace(first, **{name: joined(name) for name in names})
+    question = torch.zeros(len(sample.input_ids), dtype=torch.long)
+    question[shared : len(first.input_ids)], question[len(first.input_ids) :] = 1, 2
+    return sample, question
+
+
+class Copies:
+    """Texts with tags to write down again, so that tags are words that the base can read and write."""
+
+    def __init__(self, recipe: ReasonRecipe, assembler: Assembler) -> None:
+        self.recipe, self.builder = recipe, assembler.builder
+
+    def texts(self, step: int) -> list[str]:
+        """Tags in any order among words; never a form that tuning asks for."""
+        rng = np.random.default_rng([self.recipe.seed, step, 2])
+        words = [word.strip() for word in reason_words()]
+        drawn = []
+        for _ in range(self.recipe.copies):
+            parts = [str(word) for word in rng.choice(words, size=2)] + [str(tag) for tag in rng.choice(TAGS, size=2)]
+            drawn.append(" ".join(parts[i] for i in rng.permutation(len(parts))))
+        return drawn
+
+    def samples(self, step: int) -> list[Sample]:
+        """The texts as questions with answers."""
+        return [self.sample(text) for text in self.texts(step)]
+
+    def sample(self, text: str) -> Sample:
+        """One text as a question, without media, and its answer."""
+        tokenizer, family = self.builder.processor.tokenizer, self.builder.family
+        chat = self.builder.processor.apply_chat_template(
+            [{"role": "user", "content": f"Write: {text}"}], tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor(tokenizer(chat, add_special_tokens=False)["input_ids"])
+        blank = torch.zeros(len(ids), dtype=torch.bool)
+        prompt = Sample(
+            clip=Clip(id="copy", text=text),
+            input_ids=ids,
+            position_ids=family.position_ids(ids, [], [], audio_in_video=False),
+            roles=torch.zeros(len(ids), dtype=torch.long),
+            transcript=blank,
+            labels=torch.full((len(ids),), IGNORE),
+            prompt_length=len(ids),
+            media=MediaBatch([], []),
+        )
+        return answered(prompt, self.builder.answer_ids(text))
+
+
+class EncodedPools:
+    """What the base's towers, which stay as they are, make of all faces and voices: encoded once for all steps."""
+
+    def __init__(self, backbone: OmniBackbone, faces: Pool, voices: Pool, batch: int = 100) -> None:
+        backbone.model.eval()
+        found: dict[str, list[Tensor]] = {"visual": [], "audio": []}
+        with torch.no_grad():
+            for kind, pool, modality in (("face", faces, "visual"), ("voice", voices, "audio")):
+                for start in range(0, len(pool.emotions), batch):
+                    rows = range(start, min(start + batch, len(pool.emotions)))
+                    items = [Item(kind, *((i, None) if kind == "face" else (None, i)), None, "") for i in rows]
+                    tokens = encode(backbone, items, faces, voices)[modality]
+                    found[modality].append(tokens.reshape(len(items), -1, tokens.shape[-1]))
+        self.faces, self.voices = torch.cat(found["visual"]), torch.cat(found["audio"])
+
+    def of(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """As :func:`mosear.pretraining.pretrain.encode`."""
+        media = {
+            "visual": self.faces[[item.face for item in items if item.face is not None]],
+            "audio": self.voices[[item.voice for item in items if item.voice is not None]],
+        }
+        return {modality: tokens.flatten(0, 1) for modality, tokens in media.items() if len(tokens)}
+
+
+class Training:
+    """A training that goes on where it was interrupted."""
+
+    def __init__(self, recipe: ReasonRecipe, cache: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.cache = recipe, cache
+        base = load_backbone(recipe.base, dtype="fp32")
+        processor = extended_processor(base.processor, reason_words(), TAGS)
+        model = extended_thinker(base.model, base.processor.tokenizer, processor)
+        self.backbone = OmniBackbone("tiny-omni-reasons", model, processor, base.family)
+        self.faces = build_pool("face", "pretrain", recipe.faces, recipe.seed, cache)
+        self.voices = build_pool("voice", "pretrain", recipe.voices, recipe.seed, cache)
+        self.reasons = Reasons(
+            pool_cues("face", "pretrain", recipe.faces, recipe.seed),
+            pool_cues("voice", "pretrain", recipe.voices, recipe.seed),
+        )
+        self.curriculum = Curriculum(recipe, self.faces, self.voices)
+        self.media = EncodedPools(self.backbone, self.faces, self.voices)
+        frames = self.voices.features.shape[-1]
+        self.labels = ReasonAssembler(processor, base.family, frames)
+        self.cues = ReasonAssembler(processor, base.family, frames, Prompt(question=CUE_QUESTION))
+        self.copies = Copies(recipe, self.labels)
+        for path in base.family.tower_paths:
+            model.get_submodule(path).requires_grad_(False)
+        self.optimiser: Optimizer = torch.optim.AdamW(
+            [weight for weight in model.parameters() if weight.requires_grad],
+            lr=recipe.learning_rate,
+            weight_decay=0.01,
+            betas=(0.9, 0.98),
+        )
+        self.schedule: LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warmup
+        )
+        self.done = 0
+
+    def step(self) -> dict[str, float]:
+        """One step; its losses by question."""
+        losses = {**self.questions(self.curriculum.step(self.done)), "copy": self._copying()}
+        self.optimiser.zero_grad()
+        (losses["label"] + losses["cues"] + self.recipe.copy_weight * losses["copy"]).backward()
+        torch.nn.utils.clip_grad_norm_(self.backbone.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.done += 1
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def questions(self, items: list[Item]) -> dict[str, Tensor]:
+        """Losses of the label and of the reason, from one pass over both questions about each clip."""
+        pairs = [asked_twice(self.labels.sample(item), self.cues.sample(self.reasons.asked(item))) for item in items]
+        batch = collate([sample for sample, _ in pairs], self.labels.builder.pad_id)
+        width = batch.input_ids.shape[1]
+        question = torch.stack([F.pad(own, (width - len(own), 0)) for _, own in pairs])
+        unseen = (question == 2)[:, :, None] & (question == 1)[:, None, :]
+        hidden = decode(self.backbone, batch, items, self.media.of(items), unseen)
+        logits, targets = answer_logits(self.backbone, hidden, batch.labels)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        of = question[:, 1:][batch.labels[:, 1:] != IGNORE]
+        return {"label": losses[of == 1].mean(), "cues": losses[of == 2].mean()}
+
+    def _copying(self) -> Tensor:
+        copies = self.copies.samples(self.done)
+        batch = collate(copies, self.labels.builder.pad_id)
+        texts = [Item("text", None, None, None, "") for _ in copies]
+        logits, targets = answer_logits(self.backbone, decode(self.backbone, batch, texts, {}), batch.labels)
+        return F.cross_entropy(logits, targets)
+
+    def keep(self, path: Path) -> None:
+        """Write what is needed to go on."""
+        state = {
+            "model": self.backbone.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "done": self.done,
+        }
+        with written_atomically(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what :meth:`keep` wrote, if it did."""
+        if path.is_file():
+            state = torch.load(path, weights_only=True)
+            self.backbone.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.done = state["done"]
+
+
+def train(recipe: ReasonRecipe, out: Path, cache: Path, *, keep_every: int = 25) -> dict[str, Any]:
+    """Train the base, save it to ``out`` and return its scores on held-out pools."""
+    training = Training(recipe, cache)
+    kept = cache / f"reasons-{recipe.seed}-{recipe.steps}.pt"
+    training.resume(kept)
+    training.backbone.model.train()
+    start, first = time.perf_counter(), training.done
+    while training.done < recipe.steps:
+        losses = training.step()
+        if training.done % keep_every == 0 or training.done == recipe.steps:
+            training.keep(kept)
+            told = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+            each = (time.perf_counter() - start) / (training.done - first)
+            print(f"step {training.done:4d}/{recipe.steps}  {told}  {each:.2f} s per step", flush=True)
+    save(training.backbone, recipe, out)
+    scores: dict[str, Any] = dict(held_out_scores(training.backbone, training.labels, recipe, cache))
+    scores["cue_f1"] = held_out_cues(training.backbone, training.cues, recipe, cache)
+    print(json.dumps(scores, allow_nan=False), flush=True)
+    return scores
+
+
+def held_out_cues(
+    backbone: OmniBackbone, assembler: Assembler, recipe: ReasonRecipe, cache: Path, count: int = 300
+) -> dict[str, float]:
+    """F1 of written phrases by modality, on faces and voices of speakers that training never saw."""
+    faces = build_pool("face", "pretrain_val", recipe.held_out, recipe.seed, cache)
+    voices = build_pool("voice", "pretrain_val", recipe.held_out, recipe.seed, cache)
+    reasons = Reasons(
+        pool_cues("face", "pretrain_val", recipe.held_out, recipe.seed),
+        pool_cues("voice", "pretrain_val", recipe.held_out, recipe.seed),
+    )
+    curriculum = Curriculum(replace(recipe, both=count, face=0, voice=0, text=0), faces, voices, "test")
+    items = curriculum.step(0)
+    backbone.model.eval()
+    written = write_reasons(backbone, assembler, items, faces, voices)
+    return phrase_f1(written, [reasons.cues(item) for item in items])
+
+
+@torch.no_grad()
+def write_reasons(
+    backbone: OmniBackbone, assembler: Assembler, items: Sequence[Item], faces: Pool, voices: Pool, batch: int = 50
+) -> list[str]:
+    """What the base answers to the cue question about clips with face and voice."""
+    written = []
+    for start in range(0, len(items), batch):
+        part = list(items[start : start + batch])
+        media = encode(backbone, part, faces, voices)
+        visual = media["visual"].reshape(len(part), -1, media["visual"].shape[-1])
+        audio = media["audio"].reshape(len(part), -1, media["audio"].shape[-1])
+        samples = [
+            assembler.builder.build(
+                Clip(id=str(i), video="v", audio="a", text=item.text),
+                MediaBatch(
+                    [EncodedVideo(visual[i], GRID, SECONDS_PER_GRID)],
+                    [EncodedAudio(audio[i], voices.features.shape[-1])],
+                ),
+            )
+            for i, item in enumerate(part)
+        ]
+        written += generate_text(backbone, collate(samples, assembler.builder.pad_id), max_new_tokens=MOST_TOKENS)
+    return written
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to write")
+    parser.add_argument("--base", default=ReasonRecipe.base, help="embedded base to go on from")
+    parser.add_argument("--seed", type=int, default=ReasonRecipe.seed)
+    parser.add_argument("--steps", type=int, default=ReasonRecipe.steps)
+    parser.add_argument("--faces", type=int, default=ReasonRecipe.faces, help="rendered faces in the pool")
+    parser.add_argument("--voices", type=int, default=ReasonRecipe.voices, help="rendered voices in the pool")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("data/pretrain"), help="where pools and an interrupted training are kept"
+    )
+    args = parser.parse_args()
+    recipe = ReasonRecipe(base=args.base, seed=args.seed, steps=args.steps, faces=args.faces, voices=args.voices)
+    train(recipe, args.out, args.cache)
+
+
+if __name__ == "__main__":
+    main()
