@@ -67,7 +67,7 @@ def test_nothing_is_rendered_or_loaded(tmp_path: Path) -> None:
     assert cfg.dry_run
     shown = dry_run(cfg)
     assert list(tmp_path.iterdir()) == []
-    for part in ("tiny-omni", "longest clip", "1200 training clips", "38 an epoch, 228 in all", "fits 24 GB"):
+    for part in ("tiny-omni", "longest clip", "1200 training clips", "38 an epoch, 380 in all", "fits 24 GB"):
         assert part in shown
 
 
