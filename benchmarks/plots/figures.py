@@ -249,7 +249,7 @@ FIGURES = (
         "damaged-files",
         "What becomes of damaged files",
         "Of 1,000 files of each container; every other outcome is a fault",
-        "data.md",
+        "appendix/damaged-files.md",
         ("decoded", "refused"),
         ("zero",),
         bars=True,

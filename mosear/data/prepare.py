@@ -31,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="mosear prepare",
         description="Read the published layout of a data set, check it, and write a manifest. Media stays where it is.",
-        epilog="docs/benchmarks.md shows the tree that each importer expects.",
+        epilog="--list shows the files that each importer expects; docs/importers.md, what is checked.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"data set: {', '.join(NAMES)}")
     parser.add_argument("--list", action="store_true", help="list the importers with their expected trees, and stop")

@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mosear.data.clip import Clip
-from mosear.evaluation.bootstrap import Interval
+from mosear.evaluation.bootstrap import Interval, drawn_sums
 from mosear.evaluation.metrics.direction import FACE, SIDES, VOICE, direction_index, sides
 from mosear.evaluation.predictions import PredictionRow
 from mosear.inference.late_fusion import late_fusion
 
 N_BOOT = 10_000
 ALL = "all conflicts"
-_CHUNK = 500  # replicates at a time
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -176,7 +175,9 @@ def _direction(found: Sequence[Conflict], labels: Sequence[str], n_boot: int, se
     if fused is not None:
         own = sides(fused, visual, audio)
         columns += [own == FACE, own == VOICE]
-    point, drawn = _resampled(np.stack(columns, axis=1).astype(np.float64), found, n_boot, seed)
+    table = np.stack(columns, axis=1).astype(np.float64)
+    speakers = [str(one.speaker) for one in found] if by_speaker(found) else None
+    point, drawn = table.sum(axis=0), drawn_sums(table, speakers, n_boot=n_boot, seed=seed)
 
     def interval(value: float, replicates: FloatArray) -> Interval | None:
         kept = replicates[np.isfinite(replicates)]
@@ -216,21 +217,3 @@ def _late_fusion(found: Sequence[Conflict], labels: Sequence[str]) -> list[str |
         return None
     places = late_fusion(np.array(readings[0], dtype=np.float64), np.array(readings[1], dtype=np.float64))
     return [labels[place] if place >= 0 else None for place in places]
-
-
-def _resampled(columns: FloatArray, found: Sequence[Conflict], n_boot: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Sums of the columns ``[K]``, and ``[B, K]`` of drawn speakers or clips."""
-    if n_boot < 1:
-        raise ValueError(f"n_boot={n_boot} must be at least 1.")
-    if by_speaker(found):
-        names = sorted({str(one.speaker) for one in found})
-        sums = np.zeros((len(names), columns.shape[1]))
-        np.add.at(sums, [names.index(str(one.speaker)) for one in found], columns)
-    else:
-        sums = columns
-    rng, units = np.random.default_rng(seed), len(sums)
-    drawn = []
-    for start in range(0, n_boot, _CHUNK):
-        counts = rng.multinomial(units, np.full(units, 1 / units), size=min(_CHUNK, n_boot - start))
-        drawn.append(counts @ sums)
-    return columns.sum(axis=0), np.concatenate(drawn)

@@ -153,6 +153,30 @@ def nested_paired_difference(
     return tested[0]
 
 
+def drawn_sums(
+    columns: FloatArray, groups: Sequence[str] | None = None, *, n_boot: int = 2000, seed: int = 0
+) -> FloatArray:
+    """``[B, K]`` sums over drawn clips of ``columns [N, K]``.
+
+    Args:
+        columns: one row per clip.
+        groups: of each clip (its speaker); then whole groups are drawn, with all their clips. None = clips are drawn.
+        n_boot: number of replicates.
+        seed: of the resampling.
+    """
+    if n_boot < 1:
+        raise ValueError(f"n_boot={n_boot} must be at least 1.")
+    units = columns
+    if groups is not None:
+        names, places = np.unique(np.asarray(groups), return_inverse=True)
+        units = np.zeros((len(names), columns.shape[1]))
+        np.add.at(units, places, columns)
+    rng, size = np.random.default_rng(seed), len(units)
+    chunk = max(1, _CHUNK_ELEMENTS // size)
+    sizes = [min(chunk, n_boot - start) for start in range(0, n_boot, chunk)]
+    return np.concatenate([_draw_counts(size, draws, rng) @ units for draws in sizes])
+
+
 class Resampled:
     """Replicates of every system's accuracies under one resampling, so that any two of them can be compared.
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from mosear.backbones.partitioned import shape_of
-from mosear.settings import NotNegative, Positive, settings
+from mosear.settings import NotNegative, settings
 
 
 @settings
@@ -28,7 +28,7 @@ class Tuning:
         optimizer: builds an optimiser from groups of parameters and ``lr``; ``None`` = torch's AdamW.
     """
 
-    learning_rate: Positive = 1e-4
+    learning_rate: Annotated[float, Interval(gt=0, le=1e30), "more overflows the step of AdamW"] = 1e-4
     weight_decay: NotNegative = 0.0
     warmup: Annotated[float, Interval(ge=0, lt=1), "a share of the steps"] = 0.05
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -15,6 +15,7 @@ from mosear.evaluation.bias import ALL, directions, verdict
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.summary import summarise, write_metrics
 
+EARLIER_RUN = Path(__file__).parents[1] / "fixtures" / "earlier" / "run"
 LABELS = ["happy", "sad", "angry"]
 
 
@@ -115,3 +116,21 @@ def test_a_backbone_is_asked_about_conflicts_alone(tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     saved = json.loads((tmp_path / "out" / "bias.json").read_text())["systems"]["tiny-omni"]
     assert saved["verdict"] == verdict(found[ALL])
+
+
+@pytest.mark.slow
+def test_a_tuned_model_is_asked_with_its_adapter(tmp_path):
+    from mosear.runtime.bias import answer, opened, synthetic_conflicts
+
+    manifest = synthetic_conflicts(tmp_path / "conflicts", 3)
+    few = ["data.num_workers=0"]
+    bare = answer("bare", opened("tiny-omni", None, few, manifest=manifest, trust_remote_code=False), manifest)
+    tuned = answer("tuned", opened(None, EARLIER_RUN, few, manifest=manifest, trust_remote_code=False), manifest)
+    assert [one.row.id for one in bare.found] == [one.row.id for one in tuned.found]
+    assert [one.row.distribution for one in bare.found] != [one.row.distribution for one in tuned.found]
+    for own in (EARLIER_RUN, EARLIER_RUN / "adapter"):
+        arguments = ["--adapter", str(own), "--manifest", str(manifest), "--set", *few, "--n-boot", "200"]
+        assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+        saved = json.loads((tmp_path / "out" / "bias.json").read_text())["systems"]
+        assert list(saved) == [str(own)]
+        assert saved[str(own)]["verdict"] == verdict(directions(tuned.found, tuned.labels, n_boot=200)[ALL])

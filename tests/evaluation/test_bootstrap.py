@@ -10,6 +10,7 @@ from mosear.evaluation.bootstrap import (
     Resampled,
     bootstrap_interval,
     conflict_mean_statistic,
+    drawn_sums,
     gap_statistic,
     nested_bootstrap,
     nested_paired_difference,
@@ -297,3 +298,16 @@ def test_three_thousand_clips_in_a_second():
 def test_user_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_drawn_sums_draw_clips_or_whole_groups():
+    columns = np.array([[1.0, 0.0], [2.0, 1.0], [4.0, 0.0], [8.0, 1.0]])
+    drawn = drawn_sums(columns, n_boot=400, seed=1)
+    assert drawn.shape == (400, 2) and drawn[:, 0].min() >= 4 and drawn[:, 0].max() <= 32
+    assert drawn.mean(axis=0) == pytest.approx(columns.sum(axis=0), rel=0.1)
+    grouped = drawn_sums(columns, ["b", "a", "b", "a"], n_boot=400, seed=1)
+    assert set(grouped[:, 0]) == {10.0, 15.0, 20.0}, "two draws of the groups with sums 5 and 10"
+    assert set(grouped[:, 1]) == {0.0, 2.0, 4.0}
+    assert (grouped == drawn_sums(columns, ["b", "a", "b", "a"], n_boot=400, seed=1)).all()
+    with pytest.raises(ValueError, match="n_boot=0"):
+        drawn_sums(columns, n_boot=0)

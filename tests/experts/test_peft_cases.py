@@ -1,6 +1,6 @@
 """What PEFT tests of its own methods, tested of MoSE: by PEFT's names, on both families.
 
-`tests/helpers/peft_cases.py` says what MoSE does in each case; docs/experts.md shows that table. PEFT's package brings
+`tests/helpers/peft_cases.py` says what MoSE does in each case; docs/appendix/peft.md shows that table. PEFT brings
 no tests along, so these are written anew.
 """
 
@@ -42,7 +42,7 @@ from mosear.experts.layer import MoSELinear
 from tests.helpers.omni_samples import MIXED, fresh, make_batch
 from tests.helpers.peft_cases import CASES, rows
 
-DOCS = Path(__file__).parents[2] / "docs" / "experts.md"
+DOCS = Path(__file__).parents[2] / "docs" / "appendix" / "peft.md"
 START, END = (
     "<!-- PEFT's cases: written by UPDATE_GOLDEN=1 pytest tests/experts/test_peft_cases.py -->\n",
     "<!-- end -->",

@@ -115,7 +115,7 @@ CASES: dict[str, Case] = {
 
 
 def rows(cases: Iterable[tuple[str, Case]]) -> str:
-    """The table of docs/experts.md: a row per outcome and note."""
+    """The table of docs/appendix/peft.md: a row per outcome and note."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, case in cases:
         grouped.setdefault((case.outcome, case.note), []).append(f"`{name}`")

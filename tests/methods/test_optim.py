@@ -94,8 +94,8 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan must be finite and positive"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must lie in"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be finite and lie in"),
         ({"warmup": 1.0}, r"warmup=1.0 must lie in \[0, 1\) \(a share of the steps\)"),
         ({"warmup": -0.1}, "warmup=-0.1"),
         ({"schedule": "step"}, "schedule='step' must be one of cosine, linear, constant"),

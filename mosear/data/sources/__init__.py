@@ -1,6 +1,6 @@
 """Importers: one module per data set, each turning the published layout into manifest rows.
 
-`python -m mosear prepare NAME --root DIR --out manifest.parquet` runs one; docs/benchmarks.md lists them. We ship
+`python -m mosear prepare NAME --root DIR --out manifest.parquet` runs one; docs/importers.md lists them. We ship
 importers, never data.
 """
 
