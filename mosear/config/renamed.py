@@ -43,19 +43,23 @@ ADDED = {
 """What the keys that came later say about a run that has none of them."""
 
 
+LATER = {"data.without_reason": "refuse"}
+"""The same of keys that came after those."""
+
+
 def in_present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key, as a checkpoint of any earlier version wrote them, by their present names."""
     found = {key: new_name(value) or value if _is_target(key, value) else value for key, value in settings.items()}
     mixing = {key.removeprefix("mixing."): found.pop(key) for key in list(found) if key.startswith("mixing.")}
     if "system._target_" in found:
-        return found
+        return {**LATER, **found}
     if "tuning.betas" in found:
         found["tuning.optimizer.betas"] = list(found.pop("tuning.betas"))
     if mixing.get("rate"):
         found |= {f"method.{key}": value for key, value in mixing.items()}
     else:
         found["method._target_"] = "mosear.methods.answer_tuning.AnswerTuning"
-    return {**ADDED, **found}
+    return {**LATER, **ADDED, **found}
 
 
 def _is_target(key: str, value: Any) -> bool:

@@ -99,8 +99,21 @@ def labels_come_first(cfg: DictConfig) -> Iterator[Problem]:
             continue
         yield Problem(
             f"data.prompt.{key}", value, "the label comes after other text, so it must be generated and parsed",
-            "Evaluate with eval.py answering.method=generate answering.max_new_tokens=512 (or tune so with "
+            "Set answering.method=generate answering.max_new_tokens=512 (to tune so, use method=answer_tuning or "
             f"method=grpo), or use {key}={plain}.",
+        )  # fmt: skip
+
+
+def validation_finds_labels(cfg: DictConfig) -> Iterator[Problem]:
+    """Validation scores labels right behind the prompt."""
+    from mosear.data.prompt import Prompt
+
+    prompt = cfg.data.get("prompt") or {}
+    asked = Prompt(strategy=prompt.get("strategy", "minimal"), answer_format=prompt.get("answer_format", "word"))
+    if asked.reasons_first and cfg.data.get("val") is not None:
+        yield Problem(
+            "data.val", cfg.data.val, "validation scores labels right behind the prompt, where other text stands here",
+            "Use data.val=null keep_adapter=last; the log has the figures of training.",
         )  # fmt: skip
 
 
@@ -230,6 +243,7 @@ COMMON_RULES: tuple[Rule, ...] = (
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,
     training_has_clips,
+    validation_finds_labels,
     preemption_saves,
     one_device_per_multirun_job,
     best_needs_validation,

@@ -13,7 +13,8 @@ from mosear.roles import MODALITIES
 
 @dataclass(frozen=True)
 class ModalityLabels:
-    """The emotion each modality shows on its own, where known. Used to group and analyse clips, never to train."""
+    """The emotion each modality shows on its own, where known. Used to group and analyse clips; no method trains
+    on it, unless a reward asks for it."""
 
     visual: str | None = None
     audio: str | None = None

@@ -24,7 +24,7 @@ from mosear.data.prompt import Prompt
 from mosear.data.resident import ResidentMedia
 from mosear.data.sample import SampleBuilder
 from mosear.data.sampling import BucketBatchSampler
-from mosear.data.splits import check_split
+from mosear.data.splits import WithoutReason, check_split, with_reasons
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -57,8 +57,14 @@ class ClipDataModule(LightningDataModule):
         max_tokens: longest sequence; longer clips are refused by name.
         resident_mb: a split whose encoded media need at most so much memory is read once and kept; 0 keeps none.
         bucket: group clips of like length over this many batches; 1 = plain shuffling, no header is read.
+        without_reason: what becomes of training clips without a reason where answers are learned with one: ``refuse``
+            stops, ``leave_out`` counts them and goes on.
         seed: of the order of the clips.
         prepare: called once before manifests are read (the synthetic corpus renders itself here).
+
+    Attributes:
+        written: training answers are as the prompt asks for them, reasons included; else labels alone. What trains says
+            so before the first batch.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class ClipDataModule(LightningDataModule):
         max_tokens: int = 8192,
         resident_mb: float = 1024.0,
         bucket: int = 50,
+        without_reason: WithoutReason = "refuse",
         seed: int = 0,
         prepare: Callable[[], Any] | None = None,
     ) -> None:
@@ -93,7 +100,7 @@ class ClipDataModule(LightningDataModule):
         self.root, self.val_subset = root, val_subset
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.on_bad_media, self.max_pixels, self.bucket, self.seed = on_bad_media, max_pixels, bucket, seed
-        self.prepare = prepare
+        self.prepare, self.without_reason, self.written = prepare, without_reason, False
         self.decoder = (decode or Decoding(mode="inline")).decoder()
         self.cache = FeatureCache(cache_dir, max_gb=cache_max_gb) if cache_dir else None
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
@@ -118,6 +125,8 @@ class ClipDataModule(LightningDataModule):
             subset = self.val_subset if split == "val" else None
             manifest = load_manifest(path, root=self.root, subset=subset)
             check_split(manifest, self.prompt.labels)
+            if split == "train" and self.written and self.prompt.writes_reasons:
+                manifest = with_reasons(manifest, self.without_reason)
             self.manifests[split] = manifest
         return self.manifests[split]
 
@@ -135,6 +144,7 @@ class ClipDataModule(LightningDataModule):
             self.reader(manifest, self._resident(split)),
             self.builder,
             with_answer=with_answer,
+            written=self.written,
             on_bad_media=self.on_bad_media,
         )
 

@@ -183,7 +183,8 @@ class ClipDataset(Dataset[Item]):
         manifest: the clips.
         reader: gets their media.
         builder: assembles prompts.
-        with_answer: append the label (training) or stop after the prompt (evaluation).
+        with_answer: append the answer (training) or stop after the prompt (evaluation).
+        written: the answer as the prompt asks for it, with the clip's reason; else the label alone.
         on_bad_media: ``error`` raises, naming clip and file; ``quarantine`` reports the clip instead. In training its
             place is taken by the next good clip, so a batch keeps its size on every process.
     """
@@ -195,9 +196,10 @@ class ClipDataset(Dataset[Item]):
         builder: SampleBuilder,
         *,
         with_answer: bool,
+        written: bool = False,
         on_bad_media: OnBadMedia = "error",
     ) -> None:
-        self.manifest, self.reader, self.builder = manifest, reader, builder
+        self.manifest, self.reader, self.builder, self.written = manifest, reader, builder, written
         self.with_answer, self.on_bad_media = with_answer, on_bad_media
 
     def __len__(self) -> int:
@@ -223,9 +225,14 @@ class ClipDataset(Dataset[Item]):
 
     def _item(self, clip: Clip) -> Item:
         found = self.reader.read(clip)
-        sample = self.builder.build(clip, found.media, answer=clip.label if self.with_answer else None)
+        sample = self.builder.build(clip, found.media, answer=self._answer(clip))
         cut_at = self.reader.budget.max_seconds if found.cut else None
         return Item(sample, cache_name=found.cache_name, cut_at=cut_at)
+
+    def _answer(self, clip: Clip) -> str | None:
+        if not self.with_answer or clip.label is None or not self.written:
+            return clip.label if self.with_answer else None
+        return self.builder.written(clip.label, clip.reason)
 
 
 class Collator:

@@ -38,6 +38,16 @@ FORMATS: dict[AnswerFormat, str] = {
 }
 """How an answer is asked for; :func:`mosear.inference.parsing.parse_answer` says what is accepted."""
 
+WRITTEN: dict[AnswerFormat, str] = {
+    "word": "{label}",
+    "tags": "<think>{reason}</think> <answer>{label}</answer>",
+    "json": '{{"final_label": "{label}"}}',
+    "rlvr": "<think>{reason}</think> <answer>{label}</answer>",
+    "strict_json": '{{"final_label": "{label}"}}',
+}
+"""How an answer is written where one is to be learned."""
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
 
 @settings
 @dataclass(frozen=True)
@@ -89,6 +99,15 @@ class Prompt:
     def reasons_first(self) -> bool:
         """Does the label come after other text? Then scoring labels right behind the prompt says nothing."""
         return self.strategy != "minimal" or self.answer_format != "word"
+
+    @property
+    def writes_reasons(self) -> bool:
+        """Does a written answer hold the reason for its label?"""
+        return "{reason}" in WRITTEN[self.answer_format]
+
+    def written(self, label: str, reason: str | None) -> str:
+        """The answer with this label as it is to be learned; without a reason where there is none."""
+        return WRITTEN[self.answer_format].format(label=label, reason=reason or "")
 
     def user_text(self, text: str | None, context: Sequence[str] = ()) -> tuple[str, tuple[int, int]]:
         """The text of the user's turn, and the span ``[start, end)`` of all words spoken in it (empty if none).

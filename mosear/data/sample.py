@@ -198,7 +198,7 @@ class SampleBuilder:
         self.pad_id = processor.tokenizer.pad_token_id
 
     def build(self, clip: Clip, media: MediaBatch, *, answer: str | None = None) -> Sample:
-        """Assemble one sample; with ``answer`` (a label) its tokens and the end token follow the prompt."""
+        """Assemble one sample; with ``answer`` (a label, or more) its tokens and the end token follow the prompt."""
         video = media.videos[0] if media.videos else None
         audio = media.audios[0] if media.audios else None
         # All that the tokens depend on, beside what this builder was made with.
@@ -251,6 +251,10 @@ class SampleBuilder:
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, with the end token."""
         return [*self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def written(self, label: str, reason: str | None) -> str:
+        """The answer that is to be learned, see :meth:`Prompt.written`."""
+        return self.prompt.written(label, _without_special_tokens(reason, self.processor.tokenizer))
 
     def _expanded_prompt(self, clip: Clip, video: Any, audio: Any, interleaved: bool) -> tuple[str, tuple[int, int]]:
         """Chat text with as many placeholders as there are features, and the character span of what was spoken."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -37,7 +37,14 @@ class Loss:
 
 
 class Method(ABC):
-    """One way of tuning. Its constructor takes settings alone; the model comes with :meth:`setup`."""
+    """One way of tuning. Its constructor takes settings alone; the model comes with :meth:`setup`.
+
+    Attributes:
+        learns_written: the answers of its batches are as ``data.prompt.answer_format`` asks for them, with the reasons
+            of the manifest; else they are labels.
+    """
+
+    learns_written: ClassVar[bool] = False
 
     @abstractmethod
     def setup(self, system: OmniSystem) -> None:
@@ -79,7 +86,7 @@ class Method(ABC):
     @classmethod
     def writes_answers(cls, cfg: DictConfig) -> bool:
         """Does training write whole answers, so that text may come before the label? Others score labels at once."""
-        return False
+        return cls.learns_written
 
     @abstractmethod
     def clips_of_step(self, batch_size: int) -> Mapping[str, int]:

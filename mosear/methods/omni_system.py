@@ -69,6 +69,8 @@ class OmniSystem(System):
     ) -> None:
         super().__init__()
         self.backbone, self.network, self.data, self.split = backbone, network, data, split
+        if method is not None:
+            data.written = method.learns_written
         self.method, self.tuning, self.answering = method, tuning or Tuning(), answering or Answering()
         self.run = dict(run or {"benchmark": "none", "model": TUNED})
         self.prompt, self.labels, self.synonyms = data.prompt, data.prompt.labels, data.prompt.synonyms

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TRANSCRIPT_TOKENS = 64
 """Allowed for what a clip's transcript and context say."""
+REASON_TOKENS = 128
+"""Allowed for the reason of an answer, where answers are learned with one, and for what stands around the label."""
 LARGE = 4096
 SHAPES = ((LARGE, LARGE), (LARGE, LARGE * 3 // 4), (LARGE, LARGE * 9 // 16), (LARGE * 9 // 16, LARGE))
 """Frames that fill a pixel budget (width, height): which one takes most tokens depends on the patch size."""
@@ -37,7 +39,7 @@ class LongestClip:
         visual: tokens of its picture.
         audio: tokens of its sound.
         text: tokens of question, labels, transcript and answer (an estimate: no tokenizer is needed).
-        answer: tokens of the longest label with its end token.
+        answer: tokens of the longest answer that is learned, with its end token.
         nodes: inner nodes of the trie of labels, at most.
         max_tokens: longer clips are refused by name.
         seconds: of sound.
@@ -69,8 +71,14 @@ class LongestClip:
         return round(100 * self.seconds)
 
 
-def longest_clip(cfg: DictConfig, processor: Any) -> LongestClip:
-    """By the processor's own arithmetic, from ``cfg.data``."""
+def longest_clip(cfg: DictConfig, processor: Any, *, written: bool = False) -> LongestClip:
+    """By the processor's own arithmetic, from ``cfg.data``.
+
+    Args:
+        cfg: of a run.
+        processor: counts tokens.
+        written: answers are learned as the prompt asks for them, not as labels alone.
+    """
     data = cfg.data
     budget = MediaBudget(**{key: value for key, value in data.budget.items() if key != "_target_"})
     sizes: tuple[tuple[int, int], ...] = SHAPES
@@ -84,7 +92,7 @@ def longest_clip(cfg: DictConfig, processor: Any) -> LongestClip:
     labels = [str(label) for label in data.prompt.labels]
     spelled = [-(-len(label) // CHARACTERS_PER_TOKEN) for label in labels]
     asked = len(data.prompt.question) + (sum(map(len, labels)) if data.prompt.get("list_labels") else 0)
-    answer = max(spelled) + 1
+    answer = max(spelled) + 1 + (REASON_TOKENS if written and data.prompt.get("answer_format", "word") != "word" else 0)
     return LongestClip(
         visual=max(video_tokens(info, processor, budget, data.max_pixels) for info in infos),
         audio=audio_tokens(seconds, processor),

@@ -107,8 +107,9 @@ def estimate(cfg: DictConfig, *, gpus: int | None = None, tokens: int | None = N
     family_class = family_of(raw.get("model_type"))
     dtype = DTYPES[node.dtype]
     model, family = planned_model(cfg, raw, family_class)
-    clip = longest_clip(cfg, processor_of(node.name, family_class, family.config, node.get("revision")))
     method: Method = instantiate(cfg.method, _convert_="all") if cfg.get("method") is not None else AnswerTuning()
+    processor = processor_of(node.name, family_class, family.config, node.get("revision"))
+    clip = longest_clip(cfg, processor, written=method.learns_written)
     weights = Weights.of(model, family, node.quantization)
     length = tokens or clip.tokens
     training, evaluation = traced(model, family, cfg, clip, length, method)

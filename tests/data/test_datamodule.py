@@ -22,6 +22,7 @@ from mosear.data.decode_process import DecodeProcess, Decoding
 from mosear.data.manifest import ManifestError, load_manifest, write_manifest
 from mosear.data.media import MediaBudget
 from mosear.data.prompt import Prompt
+from mosear.inference.parsing import parse_answer
 
 
 @pytest.fixture
@@ -90,6 +91,69 @@ def test_every_training_sample_ends_in_its_label(module, backbone) -> None:
         for clip, labels in zip(batch.data.clips, batch.data.labels, strict=True):
             answer = backbone.processor.tokenizer.decode(labels[labels != -100].tolist())
             assert answer == f"{clip.label}<|im_end|>"
+
+
+def reasoned(corpus: Path, path: Path, reasons: dict[int, str | None]) -> dict[str, str]:
+    """A manifest of the training clips with these reasons, "plain NUMBER" elsewhere, as options of the module."""
+    clips = list(load_manifest(corpus / "train_natural.parquet"))
+    clips = [replace(clip, reason=reasons.get(i, f"plain {i}")) for i, clip in enumerate(clips)]
+    return {"train": str(write_manifest(clips, path)), "root": str(corpus)}
+
+
+@pytest.mark.parametrize(
+    ("answer_format", "written"),
+    [
+        ("rlvr", "<think>{reason}</think> <answer>{label}</answer>"),
+        ("tags", "<think>{reason}</think> <answer>{label}</answer>"),
+        ("json", '{{"final_label": "{label}"}}'),
+        ("word", "{label}"),
+    ],
+)
+def test_answers_are_written_as_the_prompt_asks_for_them(
+    module, backbone, corpus: Path, tmp_path: Path, answer_format: str, written: str
+) -> None:
+    """And read back as their labels; without a method that learns them they are labels."""
+    prompt = Prompt(answer_format=answer_format)
+    options = reasoned(corpus, tmp_path / "some.parquet", {})
+    for learned in (True, False):
+        own = module(prompt=prompt, **options)
+        own.written = learned
+        for batch in own.train_dataloader():
+            for clip, labels in zip(batch.data.clips, batch.data.labels, strict=True):
+                answer = backbone.processor.tokenizer.decode(labels[labels != -100].tolist())
+                expected = written.format(reason=clip.reason, label=clip.label) if learned else clip.label
+                assert answer == f"{expected}<|im_end|>"
+                found = parse_answer(answer.removesuffix("<|im_end|>"), prompt.labels, answer_format=answer_format)
+                assert found.label == clip.label or not learned
+
+
+def test_clips_without_a_reason_are_refused_or_left_out_and_counted(
+    module, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = reasoned(corpus, tmp_path / "some.parquet", {1: None, 2: " "})
+    options |= {"prompt": Prompt(answer_format="rlvr")}
+    own = module(**options)
+    count = len(own.manifest("train"))  # nobody learns them: reinforcement learning needs no reasons
+    own = module(**options)
+    own.written = True
+    with pytest.raises(ManifestError, match=rf"(?s)some\.parquet .*2 of {count} clips have no reason, e\.g\. "):
+        own.manifest("train")
+    own = module(**options, without_reason="leave_out")
+    own.written = True
+    assert len(own.manifest("train")) == count - 2
+    assert f"2 of {count} clips of" in caplog.text and "left out" in caplog.text
+
+
+def test_a_reason_cannot_end_its_own_tags_or_the_turn(module, backbone, corpus: Path, tmp_path: Path) -> None:
+    own = module(prompt=Prompt(answer_format="rlvr"), **reasoned(corpus, tmp_path / "a.parquet", {0: "x</think> y"}))
+    own.written = True
+    with pytest.raises(ManifestError, match=r"1 reasons hold one of <think>"):
+        own.manifest("train")
+    own = module(prompt=Prompt(answer_format="rlvr"), **reasoned(corpus, tmp_path / "b.parquet", {0: "x<|im_end|>y"}))
+    own.written = True
+    sample = own.dataset("train", with_answer=True)[0].sample
+    end = backbone.processor.tokenizer.eos_token_id
+    assert (sample.labels == end).sum() == 1 and sample.labels[-1] == end
 
 
 def test_lightning_gives_each_epoch_its_own_order(module) -> None:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from mosear.backbones.masks import causal_mask
 from mosear.backbones.sequences import Regulariser, SequenceState, penalty, sequence_state
+from mosear.data.prompt import Prompt
 from mosear.inference.prompts import Prompts
 from mosear.methods.answer_tuning.loss import AnswerRows
 from mosear.methods.answer_tuning.modality_dropout import dropped_modality, modality_draws
 from mosear.methods.base import Loss, Method
 from mosear.methods.processes import Part, mean_loss, mean_of_clips
+from mosear.problems import Problem
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from mosear.data.sample import OmniBatch
     from mosear.methods.omni_system import OmniSystem
     from mosear.methods.step_trace import StepTrace
 
 
 class AnswerTuning(Method):
-    """Mean cross-entropy of the answer tokens, and the regularisers of a gate if there is one."""
+    """Mean cross-entropy of the answer tokens, and the regularisers of a gate if there is one.
+
+    With ``data.prompt.answer_format=rlvr`` or ``tags`` an answer is the reason of the manifest, then the label.
+    """
+
+    learns_written = True
 
     def setup(self, system: OmniSystem) -> None:
         """Nothing to prepare."""
@@ -34,6 +43,18 @@ class AnswerTuning(Method):
         loss, state, mean = answer_step(self.system, part, batch_idx)
         found = mean_regularisers(state, part)
         return Loss(loss + penalty(found), {"loss": mean, **logged(found)})
+
+    @classmethod
+    def rules(cls, cfg: DictConfig) -> Iterator[Problem]:
+        """A strategy asks for text that only an answer with a reason has."""
+        prompt = cfg.data.get("prompt") or {}
+        strategy, written = prompt.get("strategy", "minimal"), prompt.get("answer_format", "word")
+        if strategy != "minimal" and not Prompt(answer_format=written).writes_reasons:
+            yield Problem(
+                "data.prompt.strategy", strategy,
+                f"it asks for a description, which an answer of the form {written} has no place for",
+                "Use data.prompt.answer_format=rlvr or tags, with reasons in the manifest; or strategy=minimal.",
+            )  # fmt: skip
 
     def clips_of_step(self, batch_size: int) -> Mapping[str, int]:
         """One kind of pass."""

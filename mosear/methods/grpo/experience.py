@@ -16,7 +16,7 @@ from mosear.inference.parsing import parse_answer
 from mosear.inference.prompts import Prompts
 from mosear.methods.conflict_mixing.teacher import eval_mode
 from mosear.methods.grpo.losses import completion_mask, without_variance
-from mosear.methods.grpo.rewards import Rewards, Scored
+from mosear.methods.grpo.rewards import OF_CLIPS, Rewards, Scored
 from mosear.methods.grpo.rollout import RolloutRequest, seeds_of
 from mosear.methods.processes import Part, anywhere
 
@@ -97,7 +97,11 @@ def columns_of(
         "prompts": [prompt.user_text(clip.text, clip.context)[0] for clip in clips],
         "completion_ids": [list(row) for row in ids],
         "parsed": list(parsed),
-        **{name: [getattr(clip, name) for clip in clips] for name in ("id", "label", "labels", "score", "text")},
+        **{name: [getattr(clip, name) for clip in clips] for name in OF_CLIPS},
+        "cues": [clip.cue_phrases for clip in clips],
+        "modality_labels": [
+            {"video": own.visual, "audio": own.audio, "text": own.text} for own in (c.modality_labels for c in clips)
+        ],
     }
 
 

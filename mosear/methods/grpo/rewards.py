@@ -28,9 +28,11 @@ log = logging.getLogger(__name__)
 Reward: TypeAlias = Callable[..., Sequence[float | None]]
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 
-COLUMNS = ("prompts", "completion_ids", "parsed", "id", "label", "labels", "score", "text")
+OF_CLIPS = ("id", "label", "labels", "score", "text", "reason")
+COLUMNS = ("prompts", "completion_ids", "parsed", *OF_CLIPS, "cues", "modality_labels")
 """Of each completion: the question and its transcript, the tokens with the end token, the label that is read in it
-(``None`` = unparsed), and what the manifest says about its clip."""
+(``None`` = unparsed), and what the manifest says about its clip; cues and labels of single modalities are mappings with
+keys ``video``, ``audio`` and ``text``."""
 
 SHOWN = 200
 """Characters of a completion in a message."""

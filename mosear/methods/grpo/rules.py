@@ -17,7 +17,7 @@ FORMAT = "format_reward"
 
 
 def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
-    """Prompt, rewards, attention, adapter and validation against the settings."""
+    """Prompt, rewards, attention and adapter against the settings."""
     method, prompt = cfg.method, cfg.data.get("prompt") or {}
     written, strategy = prompt.get("answer_format", "word"), prompt.get("strategy", "minimal")
     reasons = Prompt(strategy=strategy, answer_format=written).reasons_first
@@ -39,11 +39,6 @@ def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "method.reference", "start", "nothing says what training starts from: a fresh adapter changes nothing",
             "Give init_from=RUN, the run of the cold start; or use method.reference=backbone.",
-        )  # fmt: skip
-    if reasons and cfg.data.get("val") is not None:
-        yield Problem(
-            "data.val", cfg.data.val, "validation scores labels right behind the prompt, where reasoning stands here",
-            "Use data.val=null keep_adapter=last; the log has the rewards of training.",
         )  # fmt: skip
     if (attention := str(cfg.backbone.get("attn_implementation", "sdpa"))) == "eager":
         yield Problem(

@@ -88,8 +88,12 @@ def test_a_mistake_is_named_with_a_remedy(own_module: str, overrides: list[str],
 
 def test_reasoning_is_trained_where_answers_are_written() -> None:
     check_training(composed(*REASONS, *FORMAT))
+    check_training(composed(*REASONS, "method=answer_tuning"))
     with pytest.raises(ConfigError, match="must be generated and parsed"):
-        check_training(composed(*REASONS, "method=answer_tuning"))
+        check_training(composed(*REASONS, "method=conflict_mixing"))
+    with pytest.raises(ConfigError, match="an answer of the form json has no place for"):
+        own = ["method=answer_tuning", "data.prompt.strategy=acoustic", "data.prompt.answer_format=json"]
+        check_training(composed(*REASONS, *own))
 
 
 def test_a_foreign_run_brings_no_rewards(own_module: str) -> None:
