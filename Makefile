@@ -30,7 +30,7 @@ train: env ## tune and test the embedded backbone, write a report (ARGS="key=val
 	$(BIN)/python train.py +experiment=mosear $(ARGS)
 
 test: env ## run the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: env ## run the slow and the multi-process tests
 	$(BIN)/python -m pytest -m "slow or multinode" $(ARGS)

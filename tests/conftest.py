@@ -7,10 +7,29 @@ import is light is not spoiled by this file.
 import random
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 SEED = 1234
+STARTERS = {"subprocess", "tests.helpers.processes", "tests.helpers.torchrun", "tests.helpers.training_child"}
+"""Modules that start processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: they take longest, and short ones level what the workers have left."""
+    files = {item.path: getattr(item, "module", None) for item in items}
+    waiting = {path: module is None or not starts_processes(module) for path, module in files.items()}
+    items.sort(key=lambda item: waiting[item.path])
+
+
+def starts_processes(module: ModuleType) -> bool:
+    """Whether a test module imports what starts processes."""
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in STARTERS:
+            return True
+    return False
 
 
 @pytest.fixture(autouse=True)

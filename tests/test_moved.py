@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from mosear.moved import MOVED, new_name
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +38,6 @@ def test_a_path_below_a_moved_module_is_found_too() -> None:
     [("mosear.steering.calibrate", "python -m mosear calibrate"), ("mosear.experts.export", "python -m mosear export")],
 )
 def test_an_old_command_names_the_new_one(module: str, command: str) -> None:
-    finished = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = processes.run(["-m", module])
     assert finished.returncode != 0
     assert command in finished.stderr

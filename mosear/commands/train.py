@@ -24,21 +24,19 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def run(cfg: DictConfig) -> float | None:
     """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
-    from mosear.runtime.checks import check_training
+    from mosear.runtime.cold_start import check_trainings, train_in_order
     from mosear.runtime.told_errors import told_errors
 
     with told_errors():
         with quick_imports():
-            check_training(cfg)
+            check_trainings(cfg)
         processes_start()
         if cfg.dry_run:
             from mosear.planning.dry_run import report
 
             report(cfg)
             return None
-        from mosear.runtime.flows import train
-
-        return train(cfg)["conflict_mean"]
+        return train_in_order(cfg)["conflict_mean"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ COMMON_KEYS = (
     "name", "seed", "data_dir", "run_dir", "zero_shot", "dry_run", "answering", "report", "system", "backbone",
     "steering", "data", "benchmark", "trainer", "logger", "callbacks", *RECIPE_KEYS,
 )  # fmt: skip
-TRAIN_KEYS = (*COMMON_KEYS, "init_from", "resume")
+TRAIN_KEYS = (*COMMON_KEYS, "init_from", "cold_start", "resume")
 EVAL_KEYS = (*COMMON_KEYS, "run", "adapter_path")
 SUPPLIED = {"data": ["backbone"], "trainer": ["logger", "callbacks"], "system": ["cfg", "trainer"]}
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +43,7 @@ from mosear.evaluation.summary import summarise, write_metrics
 from mosear.inference.scoring import LabelTrie, label_log_probs
 from mosear.methods.omni_system import OmniSystem
 from mosear.roles import SHOWN
+from tests.helpers import processes
 from tests.helpers.omni_samples import MIXED, make_batch, make_sample
 
 ROOT = Path(__file__).parents[2]
@@ -442,15 +440,7 @@ def test_eval_writes_and_prints_contribution(corpus: Path, tmp_path: Path) -> No
         "data.num_workers=0",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
-    done = subprocess.run(
-        [sys.executable, "eval.py", *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        timeout=300,
-        check=False,
-    )
+    done = processes.run(["eval.py", *overrides], env={**processes.inherited(), "COLUMNS": "160"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "video collapsed below 30.0 %" in done.stdout and "undecided" in done.stdout, done.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

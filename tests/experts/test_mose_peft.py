@@ -1,7 +1,5 @@
 """MoSE as a citizen of PEFT: registration, saving, switching, targets, 4-bit layers."""
 
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from mosear.backbones.backbone import OmniBackbone
 from mosear.experts import MoSEConfig, MoSEModel
 from mosear.experts.hooks import mose_hooks
 from mosear.experts.layer import MoSELinear
+from tests.helpers import processes
 from tests.helpers.mose_models import ATTENTION, adapted, trained
 from tests.helpers.omni_samples import MIXED, fresh, make_batch
 from tests.helpers.run_if import RunIf
@@ -55,7 +54,7 @@ def test_save_and_load(backbone: OmniBackbone, tmp_path: Path, experts: int) -> 
     assert trained(loaded) == {}
 
 
-def test_load_in_a_fresh_process(qwen25: OmniBackbone, qwen25_dir: Path, tmp_path: Path) -> None:
+def test_load_in_another_process(qwen25: OmniBackbone, qwen25_dir: Path, tmp_path: Path) -> None:
     _, model = adapted(qwen25)
     model.save_pretrained(tmp_path)
     ids = torch.arange(40, 60)[None]
@@ -69,10 +68,9 @@ def test_load_in_a_fresh_process(qwen25: OmniBackbone, qwen25_dir: Path, tmp_pat
         "saved = torch.load(adapter + '/expected.pt')\n"
         "with torch.no_grad(): torch.testing.assert_close(model(input_ids=saved['ids']).logits, saved['logits'])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(qwen25_dir), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    (tmp_path / "script.py").write_text(code)
+    done = processes.run([tmp_path / "script.py", qwen25_dir, tmp_path])
+    assert done.returncode == 0, done.stderr
 
 
 def test_switching_off_unloading_and_merging(backbone: OmniBackbone) -> None:

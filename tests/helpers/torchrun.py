@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.helpers.processes import Process
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -35,8 +38,11 @@ def train(recipes: Recipes, out: Path, processes: int = 1) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     spec = out / "spec.json"
     spec.write_text(json.dumps({name: list(overrides) for name, overrides in recipes.items()}))
-    done = torchrun(processes, str(WORKER), str(spec), str(out))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    started = [Process([WORKER, spec, out, str(rank), str(processes), str(port)]) for rank in range(processes)]
+    ended = [process.communicate(timeout=900) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, ended
     return out
 
 

@@ -1,7 +1,6 @@
-"""Trains recipes one after the other in this process, alone or as one of torchrun's workers; saves their adapters.
+"""Trains recipes one after the other in this process, alone or as one of several; saves their adapters.
 
-    python tests/helpers/train_worker.py SPEC.json OUT
-    torchrun --nproc_per_node=2 tests/helpers/train_worker.py SPEC.json OUT
+    python tests/helpers/train_worker.py SPEC.json OUT RANK PROCESSES PORT
 
 SPEC is ``{name: [overrides of train.py]}``. ``OUT/<name>/adapter`` is what ``PeftModel.from_pretrained`` loads, and
 ``OUT/<name>/facts.<rank>.json`` holds what this process saw.
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,4 +83,7 @@ def Spy() -> Any:
 
 
 if __name__ == "__main__":
+    number, of, port = sys.argv[3:]
+    if of != "1":  # what a launcher sets
+        os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE=of, MASTER_ADDR="localhost", MASTER_PORT=port)
     main(Path(sys.argv[1]), Path(sys.argv[2]))

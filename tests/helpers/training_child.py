@@ -1,12 +1,15 @@
-"""Whole training runs in processes of their own that a test can kill: forked from a server that has imported torch."""
+"""Whole training runs in processes of their own that a test can kill.
+
+python -m tests.helpers.training_child LOG OVERRIDE ...
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import resource
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,8 +19,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from mosear.runtime import flows, results  # noqa: F401  (imported once, in the server)
+from mosear.runtime import flows
 from mosear.runtime.checks import check_training
+from tests.helpers.processes import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,21 +102,17 @@ class TrainingRuns:
 
     def __init__(self, common: list[str]) -> None:
         self.common = common
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.helpers.training_child"])
 
     def __call__(self, run_dir: Path, *overrides: str, signum: int | None = None, after: float = 0.0) -> int:
         """Run to the end; returns the exit code (negative: the signal that ended it)."""
         run_dir.mkdir(parents=True, exist_ok=True)
         arguments = [*self.common, f"run_dir={run_dir}", *overrides]
-        child = self.context.Process(target=run_training, args=(arguments, str(run_dir / "output.txt")))
-        child.start()
+        child = Process(["-m", "tests.helpers.training_child", run_dir / "output.txt", *arguments])
         if signum is not None:
             time.sleep(after)
-            os.kill(child.pid, signum)
-        child.join(1800)
-        assert child.exitcode is not None, (run_dir / "output.txt").read_text()
-        return child.exitcode
+            child.send_signal(signum)
+        child.communicate(1800)
+        return child.wait()
 
 
 def interruption(**settings: Any) -> list[str]:
@@ -125,3 +125,7 @@ def random_interruption(rng: random.Random, last_step: int) -> list[str]:
     """Somewhere in a run: in a step, in a write, in a validation."""
     where = rng.choice(["step", "step", "write", "validation"])
     return interruption(step=rng.randrange(last_step), where=where, delay=round(rng.uniform(0, 0.05), 4))
+
+
+if __name__ == "__main__":
+    run_training(sys.argv[2:], sys.argv[1])

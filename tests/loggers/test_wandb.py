@@ -24,6 +24,7 @@ from mosear.loggers.build import closing_runs
 from mosear.loggers.wandb_logger import RUN_ID_FILE, RunDirectoryWandbLogger, run_id
 from mosear.loggers.wandb_results import scores
 from mosear.runtime.results import media_limit
+from tests.helpers.processes import Process, inherited
 from tests.helpers.wandb_offline import OfflineRun, offline_runs
 
 ROOT = Path(__file__).parents[2]
@@ -54,18 +55,17 @@ def home(tmp_path_factory):
 
 def environment(home: Path) -> dict[str, str]:
     own = {"HOME": str(home), "WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_API_KEY": "f" * 40}
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return {**clean, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    clean = {name: value for name, value in inherited().items() if not name.startswith("WANDB_")}
+    return {**clean, **own, "COLUMNS": "140"}
 
 
-def start(home: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *launcher, "train.py", *SMALL, f"data_dir={home / 'data'}", *overrides]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment(home), **pipes)
+def start(home: Path, *overrides: str) -> Process:
+    command = ["train.py", *SMALL, f"data_dir={home / 'data'}", *overrides]
+    return Process(command, env=environment(home), together=True)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    printed, _ = process.communicate(timeout=600)
+def finish(process: Process) -> str:
+    printed, _ = process.communicate(timeout=900)
     assert process.returncode == 0, printed
     return printed
 
@@ -238,9 +238,10 @@ def test_report_and_adapter_are_artifacts(job, run_dir):
 @pytest.mark.multinode
 def test_two_processes_share_one_run(home):
     run_dir = home / "runs" / "two"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=2"]
-    finish(start(home, *overrides, "logger=wandb", f"hydra.run.dir={run_dir}", *WHOLE, launcher=launcher))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    overrides = [*SMALL, *WHOLE, f"data_dir={home / 'data'}", "logger=wandb", f"hydra.run.dir={run_dir}"]
+    overrides += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=2"]
+    subprocess.run([*launcher, *overrides], cwd=ROOT, env=environment(home), check=True, timeout=900)
     (run,) = offline_runs(run_dir)
     assert run.exit_code == 0 and f"adapter-{run.id}" in run.artifacts
     assert len(run.metrics() & {"train/loss", "val/loss"}) == 2

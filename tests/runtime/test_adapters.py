@@ -1,10 +1,8 @@
 """Loading an adapter: files that do not belong together, or to the backbone, are refused in a sentence."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -19,6 +17,7 @@ from mosear.backbones import OmniBackbone, load_backbone
 from mosear.backbones.identity import FILE, describe, identity, save_identity
 from mosear.runtime.adapter_files import AdapterError
 from mosear.runtime.adapters import load_adapter
+from tests.helpers import processes
 from tests.helpers.mose_models import adapted
 from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch
 from tests.tiny_checkpoints import save_qwen25
@@ -205,10 +204,7 @@ def test_an_adapter_does_not_change_what_is_compared(qwen25: OmniBackbone) -> No
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
-    )
+    return processes.run(list(command))
 
 
 def predict(run: Path, *options: str) -> subprocess.CompletedProcess[str]:

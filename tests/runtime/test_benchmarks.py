@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +24,7 @@ from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scor
 from mosear.evaluation.benchmark_metrics.conflict import CAMER_PARTS
 from mosear.evaluation.import_predictions import main as import_predictions
 from mosear.evaluation.predictions import read_predictions
-from tests.helpers import source_trees
+from tests.helpers import processes, source_trees
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -186,10 +183,7 @@ def evaluated(tmp_path_factory) -> tuple[Path, Path]:
         *("benchmark=crema_d_conflict", f"data_dir={data}", f"data.root={root}", f"hydra.run.dir={run_dir}"),
         *("data.num_workers=0", "callbacks.progress=null", "answering.readings=false"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    done = subprocess.run(
-        [sys.executable, "eval.py", *overrides], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600
-    )
+    done = processes.run(["eval.py", *overrides], env={**processes.inherited(), "COLUMNS": "160"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "benchmark metrics" in done.stdout and "majority_accuracy" in done.stdout
     return data, run_dir

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from mosear.planning.dry_run import step_counts, training_clips
 from mosear.torchrun import register_resolvers
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -56,7 +54,7 @@ def test_clips_of_a_manifest_are_left_alone():
 
 
 def test_help_and_readme_promise_the_same():
-    shown = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = processes.run(["train.py", "--help"], check=True)
     for text in (shown.stdout, (ROOT / "README.md").read_text()):
         (line,) = [line for line in text.splitlines() if "debug=fast " in line]
         assert PROMISE in line
@@ -74,16 +72,9 @@ def test_it_ends_within_a_minute(experiment, data_dir, tmp_path, request):
     if experiment in PUBLISHED:
         checkpoint = request.getfixturevalue(PUBLISHED[experiment])
         own = [f"backbone.name={checkpoint}", "backbone.dtype=fp32", "trainer=cpu"]
-    command = [sys.executable, "train.py", f"+experiment={experiment}", "debug=fast", *own]
+    command = ["train.py", f"+experiment={experiment}", "debug=fast", *own]
     start = time.monotonic()
-    done = subprocess.run(
-        [*command, f"data_dir={data_dir}", f"hydra.run.dir={tmp_path / 'run'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = processes.run([*command, f"data_dir={data_dir}", f"hydra.run.dir={tmp_path / 'run'}"])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["run"]["steps"] == 2

@@ -7,8 +7,6 @@ adapter, and from the run's feature cache.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from mosear.data.cache import FeatureCache
 from mosear.runtime.run import Run
 from mosear.steering import Chase
 from mosear.steering.settings import SteeringSettings, adapter_fingerprint
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 EARLIER = ROOT / "tests" / "fixtures" / "earlier"
@@ -65,8 +64,7 @@ def test_the_checkpoint_resumes_to_the_adapter_of_then(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "run", tmp_path / "run")
     then = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     shutil.rmtree(tmp_path / "run" / "adapter")
-    command = [sys.executable, str(ROOT / "train.py"), *FIRST_START, "resume=auto"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    finished = processes.run([ROOT / "train.py", *FIRST_START, "resume=auto"], cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "goes on at step 4" in finished.stdout + finished.stderr
     now = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from mosear.experts import MoSEConfig
 from mosear.experts.export.to_lora import FITS
 from mosear.runtime.export import SYSTEMS, Export, compared, export_lora, replaced
 from mosear.runtime.predictor import Predictor
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 FILES = ["adapter_config.json", "adapter_model.safetensors", "export.json"]
@@ -70,11 +68,8 @@ def export_json(directory: Path) -> dict[str, Any]:
 
 
 def test_command(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    command = [sys.executable, "-m", "mosear", "export", str(run_dir / "adapter"), "--to", "lora"]
-    done = subprocess.run(
-        [*command, "--device", "cpu"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
-    )
+    command = ["-m", "mosear", "export", run_dir / "adapter", "--to", "lora", "--device", "cpu"]
+    done = processes.run(command, env={**processes.inherited(), "COLUMNS": "140"})
     assert done.returncode == 0, done.stderr
     out = run_dir / "adapter_lora"
     for part in (

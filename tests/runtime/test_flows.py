@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 import struct
 import subprocess
-import sys
 import wave
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.aggregate import collect, differences, table
 from mosear.evaluation.predictions import read_predictions
 from mosear.runtime.predictor import Predictor
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -34,9 +33,8 @@ SMALL = [
 
 
 def run(script: str, *overrides: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    command = [sys.executable, *script.split(), *overrides]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
+    environment = {**processes.inherited(), "COLUMNS": "140"}
+    done = processes.run([*script.split(), *overrides], env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -21,7 +21,9 @@ from mosear.runtime.checks import check_training
 from mosear.runtime.resume import settings_of
 from mosear.runtime.told_errors import told_errors
 from mosear.torchrun import register_resolvers
+from tests.helpers import processes
 from tests.helpers.corpus import rendered_corpus
+from tests.helpers.torchrun import torchrun
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"test_clips": 4, "train_clips": 12, "val_clips": 12, "workers": 1}
@@ -37,11 +39,8 @@ def data_dir(tmp_path_factory):
     return rendered_corpus(tmp_path_factory, **SIZES)
 
 
-def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **environment}
-    return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900
-    )
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return processes.run(list(command), env={**processes.inherited(), "COLUMNS": "140"})
 
 
 def refuse_constant(name: str):
@@ -158,10 +157,9 @@ def test_batches_larger_than_the_data(data_dir, tmp_path):
 @pytest.mark.slow
 def test_more_processes_than_training_clips(tmp_path):
     directory = tmp_path / "run"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py")
     parallel = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     own = ["data.prepare.train_clips=1", f"data_dir={tmp_path / 'data'}", f"hydra.run.dir={directory}"]
-    done = run(*launcher, *SMALL, *parallel, *own)
+    done = torchrun(2, "train.py", *SMALL, *parallel, *own)
     assert done.returncode == 0, done.stderr
     assert "1 training clips are fewer than the 8 of a step" in (directory / "run.log").read_text()
 
@@ -210,7 +208,9 @@ def test_a_clock_that_goes_back_spoils_no_figure(data_dir, tmp_path):
     )
     directory = tmp_path / "run"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = run("train.py", *SMALL, f"data_dir={data_dir}", f"hydra.run.dir={directory}", PYTHONPATH=path)
+    command = [sys.executable, "train.py", *SMALL, f"data_dir={data_dir}", f"hydra.run.dir={directory}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     figures = strict(directory / "metrics.json")["run"]
     assert 0 < figures["tuning_seconds"] < figures["total_seconds"] < 900

@@ -194,7 +194,7 @@ def problems(data_dir: Path, run_dir: Path, *overrides: str) -> str:
 
 def test_changed_settings_are_named_before_weights_are_loaded(reference, data_dir):
     found = problems(data_dir, reference, "tuning.learning_rate=0.5", "adapter.r=2", "trainer.max_epochs=9")
-    for part in ("adapter.r: 4 -> 2", "tuning.learning_rate: 0.004 -> 0.5", "trainer.max_epochs: 2 -> 9"):
+    for part in ("adapter.r: 4 -> 2", "tuning.learning_rate: 0.002 -> 0.5", "trainer.max_epochs: 2 -> 9"):
         assert part in found
     assert "callbacks.loss_guard.on_bad_loss: 'stop' -> 'skip'" in problems(
         data_dir, reference, "callbacks.loss_guard.on_bad_loss=skip"

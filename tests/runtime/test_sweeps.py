@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.runtime.checks import check_training
 from mosear.torchrun import register_resolvers
+from tests.helpers import processes
 from tests.helpers.wandb_offline import offline_runs
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,6 @@ def test_a_trial_runs_and_logs_the_metric(path, agent, tmp_path, monkeypatch):
 
 
 def test_multirun_on_several_devices_is_refused_with_the_remedy(tmp_path):
-    command = [sys.executable, "train.py", "-m", "trainer.devices=2", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = processes.run(["train.py", "-m", "trainer.devices=2", "seed=0,1", f"hydra.sweep.dir={tmp_path}"])
     assert done.returncode != 0
     assert "--multirun runs a job in one process" in done.stderr and "one torchrun per value" in done.stderr

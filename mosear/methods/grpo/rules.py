@@ -35,7 +35,7 @@ def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
                 f"it pays for <think>..</think><answer>..</answer>, which answer_format={written} does not ask for",
                 f"Use data.prompt.answer_format=rlvr, or method.rewards.{name}=null.",
             )  # fmt: skip
-    if method.get("reference") == "start" and cfg.get("init_from") is None:
+    if method.get("reference") == "start" and cfg.get("init_from") is None and cfg.get("cold_start") is None:
         yield Problem(
             "method.reference", "start", "nothing says what training starts from: a fresh adapter changes nothing",
             "Give init_from=RUN, the run of the cold start; or use method.reference=backbone.",
