@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mosear.data.sample import OmniBatch
-    from mosear.evaluation.report import LineChart
+    from mosear.evaluation.report import LineChart, Table
     from mosear.methods.omni_system import OmniSystem
     from mosear.methods.step_trace import StepTrace
     from mosear.problems import Problem
@@ -102,4 +102,8 @@ class Method(ABC):
 
     def charts(self) -> Sequence[LineChart]:
         """For the report."""
+        return ()
+
+    def tables(self) -> Sequence[Table]:
+        """For W&B, and as ``NAME.csv`` in the run directory."""
         return ()

@@ -26,7 +26,7 @@ from mosear.evaluation.answering import Answering
 from mosear.evaluation.contribution import ClipValues, summarise_contribution
 from mosear.evaluation.contribution_passes import clip_values
 from mosear.evaluation.predictions import BAD_MEDIA, PredictionRow
-from mosear.evaluation.report import LineChart
+from mosear.evaluation.report import LineChart, Table
 from mosear.inference.answerer import Answer, Answerer
 from mosear.methods.adapter_directory import save_adapter
 from mosear.methods.base import Method
@@ -35,6 +35,8 @@ from mosear.methods.processes import gathered, rank, world_size
 from mosear.methods.system import TUNED, System
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
     from mosear.backbones.backbone import OmniBackbone
 
 
@@ -100,6 +102,11 @@ class OmniSystem(System):
         return self.global_step if self._trainer is not None else 0
 
     @property
+    def own_loggers(self) -> Sequence[Logger]:
+        """The run's loggers on the first process; none on others and outside a trainer."""
+        return self.trainer.loggers if self._trainer is not None and self.trainer.is_global_zero else ()
+
+    @property
     def is_tuned(self) -> bool:
         """With an adapter."""
         return isinstance(self.network, PeftModel)
@@ -163,6 +170,10 @@ class OmniSystem(System):
     def charts(self) -> Sequence[LineChart]:
         """The method's."""
         return () if self.method is None else self.method.charts()
+
+    def tables(self) -> Sequence[Table]:
+        """The method's."""
+        return () if self.method is None else self.method.tables()
 
     # -- training ---------------------------------------------------------------------------------------------------
 

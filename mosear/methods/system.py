@@ -18,7 +18,7 @@ from mosear.evaluation.predictions import PredictionRow
 
 if TYPE_CHECKING:
     from mosear.data.clip import Clip
-    from mosear.evaluation.report import LineChart
+    from mosear.evaluation.report import LineChart, Table
 
 ZERO_SHOT, TUNED = "zero_shot", "tuned"
 
@@ -88,4 +88,8 @@ class System(LightningModule):
 
     def charts(self) -> Sequence[LineChart]:
         """For the report."""
+        return ()
+
+    def tables(self) -> Sequence[Table]:
+        """For W&B, and as ``NAME.csv`` in the run directory."""
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from mosear.evaluation.report.choice import choose_examples, reason
 from mosear.evaluation.report.clip_media import Embedder
 from mosear.evaluation.runs import ADAPTER
 from mosear.evaluation.summary import comparison_table, summarise, write_metrics
+from mosear.files import written_atomically
 from mosear.loggers.build import public_config, without_private_parts
 from mosear.loggers.wandb_logger import RunDirectoryWandbLogger
 from mosear.loggers.wandb_results import Outcome, publish_to_wandb
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mosear.data.decode_process import Decoder
+    from mosear.evaluation.report import Table as ReportTable
     from mosear.runtime.assemble import Assembly
 
 Rows = Mapping[str, Sequence[PredictionRow]]
@@ -78,13 +81,23 @@ def publish(parts: Assembly, info: Mapping[str, Any], charts: Sequence[LineChart
         charts=[*charts, *(chart for reporter in reporters for chart in reporter.charts())],
         files={name: path for own in run_callbacks(parts.callbacks) for name, path in own.files().items()},
     )
-    tables = [table for callback in run_callbacks(parts.callbacks) for table in callback.tables()]
+    for table in parts.system.tables():
+        write_table(table, parts.run_dir / f"{table.name}.csv")
+    tables = [table for reporter in reporters for table in reporter.tables()]
     for name, tested in parts.tested.items():
         tables += [replace(table, name=f"{table.name}/{name}") for table in tested.tables]
     outcome = Outcome(parts.run_dir, parts.system, rows, summaries, metrics, shown, tables)
     publish_to_wandb(parts.trainer.loggers, outcome)
     print_summary(rows, summaries, info, parts.run_dir)
     return metrics
+
+
+def write_table(table: ReportTable, path: Path) -> None:
+    """As CSV, with a row of headings."""
+    with written_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        writer.writerows(table.rows)
 
 
 def summary_of(parts: Assembly, name: str) -> dict[str, Any]:

@@ -117,3 +117,13 @@ def test_every_modality_has_its_own_distribution(tmp_path):
     columns = [*distributions.values(), readings["visual"], readings["audio"]]
     assert cells == [[*(f"{100 * values[i]:.0f} %" for values in columns), "–"] for i in range(len(LABELS))]
     assert EVIL in page.words
+
+
+def test_written_answers_are_shown_as_text(tmp_path):
+    text = "<think>brows lowered</think>\n<answer>sad</answer><script>alert(1)</script>"
+    html, page = shown(tmp_path, None, written={"tuned": text, "zero_shot": "x" * 3000})
+    assert "What tuned wrote" in page.words and "&lt;think&gt;brows lowered" in html
+    assert "<think>" not in html and "<script" not in html
+    assert "x" * 2000 + "..." in html and "x" * 2001 not in html
+    (tmp_path / "scored").mkdir()
+    assert "wrote" not in shown(tmp_path / "scored", None)[1].words

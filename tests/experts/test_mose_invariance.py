@@ -56,14 +56,15 @@ def replace_media(backbone: OmniBackbone, batch: OmniBatch) -> OmniBatch:
     return replace(batch, media=backbone.encode(batch.media))
 
 
+@pytest.mark.parametrize("answer", ["happy", "<think>voice loud; words calm</think> <answer>happy</answer>"])
 @torch.no_grad()
-def test_answer_tokens_never_reach_the_gate(backbone: OmniBackbone) -> None:
+def test_answer_tokens_never_reach_the_gate(backbone: OmniBackbone, answer: str) -> None:
     own, _ = adapted(backbone)
-    batch = make_batch(own, answer="happy")
+    batch = make_batch(own, answer=answer)
     other = batch.input_ids.clone()
-    answer = ~batch.prompt_mask & batch.attention_mask.bool()
-    assert answer.any()
-    other[answer] = (other[answer] + 7) % 200
+    written = ~batch.prompt_mask & batch.attention_mask.bool()
+    assert written.sum() > len(batch) * len(answer.split())
+    other[written] = (other[written] + 7) % 200
     (_, w), (_, w_other) = run(own, batch), run(own, replace(batch, input_ids=other))
     assert torch.equal(w, w_other)
 

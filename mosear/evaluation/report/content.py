@@ -45,6 +45,7 @@ class Example:
         media: what can be played, or None.
         text: transcript, or None.
         predictions: ``{system: predicted label or None}``, the systems named as in ``summaries``.
+        written: ``{system: the answer as it was generated}``, of systems that write answers.
         distributions: ``{system: [C] probabilities or None}``.
         readings: ``{"visual" | "audio" | "text": [C] probabilities or None}`` of the unimodal passes.
     """
@@ -56,6 +57,7 @@ class Example:
     media: ClipMedia | None = None
     text: str | None = None
     predictions: Mapping[str, str | None] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
     distributions: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
     readings: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ class Example:
             image=image,
             text=first.text,
             predictions={name: row.prediction for name, row in rows.items()},
+            written={name: row.answer_text for name, row in rows.items() if row.answer_text is not None},
             distributions={name: row.distribution for name, row in rows.items()},
             readings=readings,
         )

@@ -13,6 +13,7 @@ from mosear.evaluation.report.text import in_words, percent
 READING_NAMES = {"visual": "face alone", "audio": "voice alone", "text": "text alone"}
 _SHADES = {"visual": "m-visual", "audio": "m-audio", "text": "m-text"}
 _LABELS_SHOWN = 8
+_WRITTEN_SHOWN = 2000
 
 
 def example_card(example: Example, labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
@@ -52,6 +53,10 @@ def example_card(example: Example, labels: Sequence[str], colours: Mapping[str, 
         "image": example.image_uri(),
         "media": example.media,
         "answers": answers,
+        "written": [
+            (name, text if len(text) <= _WRITTEN_SHOWN else f"{text[:_WRITTEN_SHOWN]}...")
+            for name, text in example.written.items()
+        ],
         "columns": [(name, css) for name, css, _ in columns],
         "rows": rows if columns else [],
         "left_out": len(labels) - len(shown) if columns else 0,

@@ -37,6 +37,7 @@ from mosear.methods.grpo.reference import StartingPoint
 from mosear.methods.grpo.rewards import Rewards, Scored, reward_problems
 from mosear.methods.grpo.rollout import CachedRollout, Rollout
 from mosear.methods.grpo.rules import grpo_rules
+from mosear.methods.grpo.shown import Shown
 from mosear.methods.grpo.watch import Watch, repeats_a_tag, summed
 from mosear.methods.processes import Part, mean_loss, mean_of_clips
 from mosear.problems import Problem
@@ -46,12 +47,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mosear.data.sample import OmniBatch
-    from mosear.evaluation.report import LineChart
+    from mosear.evaluation.report import LineChart, Table
     from mosear.methods.omni_system import OmniSystem
     from mosear.methods.step_trace import StepTrace
 
-WATCH, KEPT, START = "grpo_watch", "grpo_kept", "grpo_start"
-"""Where a checkpoint keeps the curves, what is still to be learned from, and the reference if it is the start."""
+WATCH, KEPT, START, SHOWN = "grpo_watch", "grpo_kept", "grpo_start", "grpo_shown"
+"""Where a checkpoint keeps the curves, what is still to be learned from, the reference if it is the start, and a few
+completions."""
 
 
 @settings
@@ -100,7 +102,7 @@ class GRPO(Method):
     seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        self.watch = Watch()
+        self.watch, self.shown = Watch(), Shown()
         self._step, self._micro_batch = -1, 0
         self._kept: list[Experience] = []
         self._start: StartingPoint | None = None
@@ -142,12 +144,21 @@ class GRPO(Method):
 
     def _drawn(self, part: Part, index: int) -> tuple[Experience, dict[str, Tensor | float], Tensor | None]:
         groups, prompts = self._sampler.groups(part, index)
+        self._show(groups)
         ids, told = joined_groups(groups, self._sampler.pad_id)
         mask = completion_mask(ids, self._sampler.end_id)
         rewards = torch.stack([group.scored.total for group in groups]).to(ids.device)
         advantage = advantages(rewards, scale=self.loss_type != "dr_grpo", epsilon=self.epsilon)
         experience = Experience(Prompts.of(self.system.backbone, prompts), ids, mask, advantage)
         return experience, self._sums_of(groups, mask, rewards), told
+
+    def _show(self, groups: Sequence[Group]) -> None:
+        """Keep a few completions, and give them to loggers that show tables (Lightning's ``log_table``)."""
+        new = self.shown.add(self.system.steps_done, groups[0])
+        for table in self.shown.tables(new):
+            for logger in self.system.own_loggers:
+                if hasattr(logger, "log_table"):
+                    logger.log_table(table.name, list(table.columns), [list(row) for row in table.rows])
 
     def _update(self, own: Experience, part: Part, sums: Mapping[str, Tensor | float], told: Tensor | None) -> Loss:
         if own.reference is None and self.beta:
@@ -262,12 +273,14 @@ class GRPO(Method):
     def state_dict(self) -> dict[str, Any]:
         """The curves, which are those of all processes, and the weights that training began with."""
         start = {} if self._start is None else {START: {n: own.cpu() for n, own in self._start.weights.items()}}
-        return {WATCH: self.watch.state_dict(), **start}
+        return {WATCH: self.watch.state_dict(), SHOWN: self.shown.state_dict(), **start}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Go on with the curves and the same reference."""
         if WATCH in checkpoint:
             self.watch = Watch(checkpoint[WATCH])
+        if SHOWN in checkpoint:
+            self.shown = Shown(checkpoint[SHOWN])
         if START in checkpoint:
             self._start = StartingPoint(checkpoint[START])
 
@@ -317,6 +330,10 @@ class GRPO(Method):
     def charts(self) -> Sequence[LineChart]:
         """Rewards, length, shares, KL and entropy by step."""
         return self.watch.charts()
+
+    def tables(self) -> Sequence[Table]:
+        """A few completions of steps all over the run."""
+        return self.shown.tables()
 
 
 def reward_sums(scored: Sequence[Scored]) -> dict[str, Tensor | float]:
