@@ -153,7 +153,8 @@ def asked_twice(first: Sample, second: Sample) -> tuple[Sample, Tensor]:
         return torch.cat([getattr(first, name), getattr(second, name)[..., shared:]], dim=-1)
 
     names = ("input_ids", "position_ids", "roles", "transcript", "labels")
-    sample = replace(first, **{name: joined(name) for name in names})
+    changes: dict[str, Any] = {name: joined(name) for name in names}
+    sample = replace(first, **changes)
     question = torch.zeros(len(sample.input_ids), dtype=torch.long)
     question[shared : len(first.input_ids)], question[len(first.input_ids) :] = 1, 2
     return sample, question
@@ -210,7 +211,10 @@ class EncodedPools:
             for kind, pool, modality in (("face", faces, "visual"), ("voice", voices, "audio")):
                 for start in range(0, len(pool.emotions), batch):
                     rows = range(start, min(start + batch, len(pool.emotions)))
-                    items = [Item(kind, *((i, None) if kind == "face" else (None, i)), None, "") for i in rows]
+                    items = [
+                        Item(kind, i if kind == "face" else None, i if kind == "voice" else None, None, "")
+                        for i in rows
+                    ]
                     tokens = encode(backbone, items, faces, voices)[modality]
                     found[modality].append(tokens.reshape(len(items), -1, tokens.shape[-1]))
         self.faces, self.voices = torch.cat(found["visual"]), torch.cat(found["audio"])
