@@ -116,7 +116,7 @@ class Curriculum:
             text = self._arbitrating(rng, *rng.permutation(sorted(pair)))
             if rng.random() < 0.5:  # half of these with cues of like strength, where the transcript matters
                 gap = np.abs(self.voices.intensities[self.by_emotion[other]] - self.faces.intensities[face])
-                voice = int(rng.choice(self.by_emotion[other][gap <= max(0.1, np.sort(gap)[10])]))
+                voice = int(rng.choice(self.by_emotion[other][gap <= max(0.1, np.sort(gap)[min(10, len(gap) - 1)])]))
         else:
             text = pair_transcript(pair, self.split, rng) if draw < 0.65 else self._idle(rng, 0.5)
         answer = arbitrate(self.recipe.beta, self._cue(self.faces, face), self._cue(self.voices, voice), text)

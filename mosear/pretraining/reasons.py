@@ -1,9 +1,10 @@
 """Trains a base that can write reasons: ``python -m mosear.pretraining.reasons --out DIR``.
 
-It goes on from a shipped base with more words (those of the reasons, and the tags that reasoning models write); the
-towers stay as they are. Every step asks two questions about the same clips: which emotion, answered by the base's own
-rule, and what face, voice and words do, answered by the reference reason. Reason and label never stand in one answer,
-and tags are only ever copied: how a reason leads to a label is left to tuning.
+It goes on from a shipped base with more words (those of the reasons, and the tags that reasoning models write). Every
+step asks two questions about the same clips: which emotion, answered by the base's own rule, and what face, voice and
+words do, answered by the reference reason. Reason and label never stand in one answer, and tags are only ever copied:
+how a reason leads to a label is left to tuning. The decoder is trained first, then the visual tower with it, which
+reads brows and lids less finely than a reason needs; the audio tower stays as it is.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 CUE_QUESTION = "What do face, voice and words do?"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+VISUAL_TOWER = "model.visual"
 MOST_TOKENS = 28
 """More than the longest reason has, with its end token."""
 
@@ -63,6 +65,7 @@ class ReasonRecipe(Recipe):
 
     Attributes:
         base: what training begins from.
+        tower_steps: further steps, in which the visual tower is trained as well.
         copies: per step, texts with tags to copy.
         copy_weight: of their loss, beside 1 for each question.
         warmup: share of the steps in which the learning rate rises.
@@ -71,6 +74,7 @@ class ReasonRecipe(Recipe):
     base: str = "tiny-omni"
     seed: int = 3
     steps: int = 700
+    tower_steps: int = 400
     learning_rate: float = 1e-3
     both: int = 32
     face: int = 8
@@ -149,7 +153,8 @@ def asked_twice(first: Sample, second: Sample) -> tuple[Sample, Tensor]:
         return torch.cat([getattr(first, name), getattr(second, name)[..., shared:]], dim=-1)
 
     names = ("input_ids", "position_ids", "roles", "transcript", "labels")
-    sample = replace(first, **{name: joined(name) for name in names})
+    changes: dict[str, Any] = {name: joined(name) for name in names}
+    sample = replace(first, **changes)
     question = torch.zeros(len(sample.input_ids), dtype=torch.long)
     question[shared : len(first.input_ids)], question[len(first.input_ids) :] = 1, 2
     return sample, question
@@ -197,7 +202,7 @@ class Copies:
 
 
 class EncodedPools:
-    """What the base's towers, which stay as they are, make of all faces and voices: encoded once for all steps."""
+    """What the base's towers make of all faces and voices: encoded once for the steps in which a tower is fixed."""
 
     def __init__(self, backbone: OmniBackbone, faces: Pool, voices: Pool, batch: int = 100) -> None:
         backbone.model.eval()
@@ -206,7 +211,10 @@ class EncodedPools:
             for kind, pool, modality in (("face", faces, "visual"), ("voice", voices, "audio")):
                 for start in range(0, len(pool.emotions), batch):
                     rows = range(start, min(start + batch, len(pool.emotions)))
-                    items = [Item(kind, *((i, None) if kind == "face" else (None, i)), None, "") for i in rows]
+                    items = [
+                        Item(kind, i if kind == "face" else None, i if kind == "voice" else None, None, "")
+                        for i in rows
+                    ]
                     tokens = encode(backbone, items, faces, voices)[modality]
                     found[modality].append(tokens.reshape(len(items), -1, tokens.shape[-1]))
         self.faces, self.voices = torch.cat(found["visual"]), torch.cat(found["audio"])
@@ -244,19 +252,35 @@ class Training:
         self.copies = Copies(recipe, self.labels)
         for path in base.family.tower_paths:
             model.get_submodule(path).requires_grad_(False)
-        self.optimiser: Optimizer = torch.optim.AdamW(
-            [weight for weight in model.parameters() if weight.requires_grad],
-            lr=recipe.learning_rate,
-            weight_decay=0.01,
-            betas=(0.9, 0.98),
-        )
-        self.schedule: LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warmup
-        )
+        self.optimiser, self.schedule = self._optimise(recipe.steps)
         self.done = 0
+
+    def _optimise(self, steps: int) -> tuple[Optimizer, LRScheduler]:
+        recipe = self.recipe
+        weights = [weight for weight in self.backbone.model.parameters() if weight.requires_grad]
+        optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, recipe.learning_rate, total_steps=steps, pct_start=recipe.warmup
+        )
+        return optimiser, schedule
+
+    def _train_the_visual_tower(self) -> None:
+        """From now on faces are encoded anew in every step; each part of the training has its own schedule."""
+        self.backbone.model.get_submodule(VISUAL_TOWER).requires_grad_(True)
+        self.optimiser, self.schedule = self._optimise(self.recipe.tower_steps)
+
+    def media_of(self, items: list[Item]) -> dict[str, Tensor]:
+        """What the towers make of the items' media, with gradients where a tower is trained."""
+        media = self.media.of(items)
+        if self.done >= self.recipe.steps and "visual" in media:
+            silent = [replace(item, voice=None) for item in items]
+            media |= encode(self.backbone, silent, self.faces, self.voices)
+        return media
 
     def step(self) -> dict[str, float]:
         """One step; its losses by question."""
+        if self.done == self.recipe.steps:
+            self._train_the_visual_tower()
         losses = {**self.questions(self.curriculum.step(self.done)), "copy": self._copying()}
         self.optimiser.zero_grad()
         (losses["label"] + losses["cues"] + self.recipe.copy_weight * losses["copy"]).backward()
@@ -273,7 +297,7 @@ class Training:
         width = batch.input_ids.shape[1]
         question = torch.stack([F.pad(own, (width - len(own), 0)) for _, own in pairs])
         unseen = (question == 2)[:, :, None] & (question == 1)[:, None, :]
-        hidden = decode(self.backbone, batch, items, self.media.of(items), unseen)
+        hidden = decode(self.backbone, batch, items, self.media_of(items), unseen)
         logits, targets = answer_logits(self.backbone, hidden, batch.labels)
         losses = F.cross_entropy(logits, targets, reduction="none")
         of = question[:, 1:][batch.labels[:, 1:] != IGNORE]
@@ -302,6 +326,8 @@ class Training:
         if path.is_file():
             state = torch.load(path, weights_only=True)
             self.backbone.model.load_state_dict(state["model"])
+            if state["done"] > self.recipe.steps:
+                self._train_the_visual_tower()
             self.optimiser.load_state_dict(state["optimiser"])
             self.schedule.load_state_dict(state["schedule"])
             self.done = state["done"]
@@ -313,14 +339,14 @@ def train(recipe: ReasonRecipe, out: Path, cache: Path, *, keep_every: int = 25)
     kept = cache / f"reasons-{recipe.seed}-{recipe.steps}.pt"
     training.resume(kept)
     training.backbone.model.train()
-    start, first = time.perf_counter(), training.done
-    while training.done < recipe.steps:
+    start, first, last = time.perf_counter(), training.done, recipe.steps + recipe.tower_steps
+    while training.done < last:
         losses = training.step()
-        if training.done % keep_every == 0 or training.done == recipe.steps:
+        if training.done % keep_every == 0 or training.done == last:
             training.keep(kept)
             told = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             each = (time.perf_counter() - start) / (training.done - first)
-            print(f"step {training.done:4d}/{recipe.steps}  {told}  {each:.2f} s per step", flush=True)
+            print(f"step {training.done:4d}/{last}  {told}  {each:.2f} s per step", flush=True)
     save(training.backbone, recipe, out)
     scores: dict[str, Any] = dict(held_out_scores(training.backbone, training.labels, recipe, cache))
     scores["cue_f1"] = held_out_cues(training.backbone, training.cues, recipe, cache)

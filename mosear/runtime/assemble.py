@@ -77,7 +77,10 @@ def assemble(cfg: DictConfig) -> Assembly:
         log.info("Steering evaluation with %r", policy)
         callbacks.append(SteeringCallback(policy))
     loggers = build_loggers(cfg)
-    trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")(logger=loggers, callbacks=callbacks)
+    # Without validation clips, Lightning is not to ask for a loader.
+    unvalidated = {"limit_val_batches": 0} if cfg.data.get("val", "") is None else {}
+    build_trainer = instantiate(cfg.trainer, _partial_=True, _convert_="all")
+    trainer = build_trainer(logger=loggers, callbacks=callbacks, **unvalidated)
     system = instantiate(cfg.system, _partial_=True)(cfg=cfg, trainer=trainer)
     return Assembly(cfg, run_dir, trainer, callbacks, system)
 

@@ -27,8 +27,8 @@ FREE = (
     "name", "data_dir", "run_dir", "init_from", "cold_start", "resume", "dry_run", "zero_shot", "answering", "report",
     "benchmark", "logger", "callbacks", "data.train", "data.val", "data.test", "data.root", "data.cache_dir",
     "data.cache_max_gb", "data.num_workers", "data.prepare.root", "data.prepare.workers", "data.prepare.test_clips",
-    "data.prepare.missing_clips", "trainer.default_root_dir", "trainer.devices", "trainer.num_nodes",
-    "trainer.limit_test_batches", "trainer.log_every_n_steps", "trainer.profiler",
+    "data.prepare.missing_clips", "data.prepare.ood_clips", "trainer.default_root_dir", "trainer.devices",
+    "trainer.num_nodes", "trainer.limit_test_batches", "trainer.log_every_n_steps", "trainer.profiler",
     "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.num_sanity_val_steps",
 )  # fmt: skip
 """Keys that may differ on resume: they change neither weights nor the order of clips. Paths may move; that the training

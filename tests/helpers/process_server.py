@@ -126,6 +126,9 @@ def become(command: list[str], cwd: str, environment: dict[str, str]) -> None:
     random.seed()
     sys.modules["numpy"].random.seed()
     sys.modules["torch"].seed()
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __spec__=None, __cached__=None)
+    sys.modules["__main__"] = main
     first, *rest = command
     if first == "-m":
         module, *rest = rest
@@ -133,14 +136,12 @@ def become(command: list[str], cwd: str, environment: dict[str, str]) -> None:
             sys.modules.pop(module, None)
         sys.argv = ["-m", *rest]
         sys.path[0] = cwd
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
         return
     sys.argv = [first, *rest]
     path = os.path.abspath(first)
     sys.path[0] = os.path.dirname(os.path.realpath(first))
-    main = types.ModuleType("__main__")
-    main.__dict__.update(__file__=path, __builtins__=builtins, __spec__=None, __cached__=None)
-    sys.modules["__main__"] = main
+    main.__dict__.update(__file__=path)
     exec(compile(Path(path).read_bytes(), path, "exec"), main.__dict__)
 
 

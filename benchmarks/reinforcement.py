@@ -1,0 +1,135 @@
+"""What reinforcement learning adds to tuning: ``python -m benchmarks.reinforcement --seeds 0 1 2``.
+
+Every row trains a LoRA adapter of one size on the same embedded backbone, which can write reasons, and sees as many
+clips: two epochs, of which a cold start takes one. Rows that write reasons are tested on what they write, the others by
+label scores. ``ood`` are clips in another style than all of training. A finished run is not repeated, and several calls
+may share the work (``--only-runs``). The table is written to docs/tables/reinforcement.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.options import ROOT
+from benchmarks.results import Study, add_study_options
+from benchmarks.table_page import write_page
+from mosear.evaluation.aggregate import collect, differences, markdown, table
+
+BACKBONE = "backbone=tiny_omni_reasons"
+WORDS = ["+experiment=lora", BACKBONE, "trainer.max_epochs=2", "keep_adapter=last", "data.batch_size=16"]
+SFT_RATE, RL_RATE = "tuning.learning_rate=4e-3", "tuning.learning_rate=1e-3"
+WRITTEN = [
+    "data.prompt.answer_format=rlvr", "data.val=null", "answering.method=generate", "answering.max_new_tokens=40",
+]  # fmt: skip
+R1 = ["+experiment=r1_omni", "cold_start.trainer.max_epochs=1", "trainer.max_epochs=1", RL_RATE]
+LABEL_ALONE = ["method.rewards.format=null", "method.rewards.evidence=null", "method.weights={}"]
+RL = ["method=grpo", "method.max_new_tokens=4", RL_RATE]
+ARMS: dict[str, list[str]] = {
+    "sft_labels": [*WORDS, SFT_RATE],
+    "sft_reasons": [*WORDS, *WRITTEN, SFT_RATE],
+    "grpo": [*R1, "method.rewards.evidence=null", "method.weights={format: 0.5}"],
+    "grpo_accuracy": [*R1, *LABEL_ALONE],
+    "grpo_evidence": R1,
+    "grpo_words": [*WORDS, *RL],
+    "exact_words": [*WORDS, *RL, "method.estimator=exact"],
+}
+"""What each row trains: labels, reasons and labels, GRPO after half of that (with three sets of rewards), and GRPO and
+the exact estimator on answers of one word."""
+PAIRS = (
+    ("sft_reasons", "sft_labels"),
+    *(("grpo", other) for other in ("sft_reasons", "sft_labels", "grpo_words", "grpo_accuracy", "grpo_evidence")),
+    ("grpo_words", "sft_labels"),
+    ("exact_words", "grpo_words"),
+    *((name, "zero-shot") for name in ARMS),
+)
+
+
+class Reinforcement(Study):
+    """Rows of the table."""
+
+    def sizes(self) -> list[str]:
+        """As many clips of another style as of each other subset."""
+        return [*super().sizes(), f"data.prepare.ood_clips={self.test_clips}"]
+
+    def without_adapter(self) -> Path:
+        """The backbone as it is, by label scores."""
+        options = [BACKBONE, "answering.readings=false", "report.examples=0"]
+        return self.run(self.out / f"reinforcement-n{self.test_clips}" / "bare", "eval.py", options)
+
+    def arm(self, name: str, seed: int, options: Sequence[str] = ()) -> Path:
+        """A row of one seed."""
+        target = self.out / f"reinforcement-n{self.test_clips}" / f"{name}-{seed}"
+        fixed = [f"name={name}", f"seed={seed}", "zero_shot=false", "answering.readings=false", "logger=csv"]
+        return self.run(target, "train.py", [*ARMS[name], *fixed, *options])
+
+
+def curves(run: Path, names: Sequence[str], parts: int = 5) -> dict[str, list[float]]:
+    """Means of logged values over equal parts of a training."""
+    with (run / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for name in names:
+        values = [float(row[f"train/{name}"]) for row in rows if row.get(f"train/{name}")]
+        size = max(1, len(values) // parts)
+        found[name] = [mean(values[i : i + size]) for i in range(0, size * parts, size) if values[i : i + size]]
+    return found
+
+
+def curve_table(study: Reinforcement, seeds: Sequence[int]) -> str:
+    """Rewards, length and entropy over the fifths of each reinforcement learning, means over seeds."""
+    names = ("reward/accuracy", "reward/format", "reward/evidence", "length", "entropy", "kl", "zero_variance")
+    lines = ["| run | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for arm in ARMS:
+        if not arm.startswith("grpo"):
+            continue
+        own = [curves(study.arm(arm, seed), names) for seed in seeds]
+        cells = []
+        for name in names:
+            series = [one[name] for one in own if one[name]]
+            cells.append(" ".join(f"{mean(values):.2f}" for values in zip(*series, strict=True)) if series else "")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_tables(study: Reinforcement, seeds: Sequence[int]) -> str:
+    """The page of all rows."""
+    runs = [study.without_adapter(), *(study.arm(name, seed) for name in ARMS for seed in seeds)]
+    benchmark = collect(runs, [])
+    pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
+    page = ROOT / "docs" / "tables" / "reinforcement.md"
+    seconds = {
+        name: mean(json.loads((study.arm(name, seed) / "metrics.json").read_text())["run"]["tuning_seconds"]
+                   for seed in seeds)
+        for name in ARMS
+    }  # fmt: skip
+    spent = "| run | seconds of tuning behind the cold start |\n|---|---:|\n" + "\n".join(
+        f"| {name} | {value:.0f} |" for name, value in seconds.items()
+    )
+    return write_page(
+        page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), curve_table(study, seeds), spent
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    add_study_options(parser)
+    args = parser.parse_args(argv)
+    study = Reinforcement(args.out.resolve(), args.test_clips)
+    where = [f"data_dir={args.data_dir.resolve()}"]
+    for seed in args.seeds:
+        for name in args.arms:
+            study.arm(name, seed, where)
+    if not args.only_runs:
+        print(write_tables(study, args.seeds))
+
+
+if __name__ == "__main__":
+    main()
