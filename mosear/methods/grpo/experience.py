@@ -14,6 +14,7 @@ from mosear.data.batches import split_samples, without_answer
 from mosear.data.sample import OmniBatch, Sample, collate
 from mosear.inference.parsing import parse_answer
 from mosear.inference.prompts import Prompts
+from mosear.methods.conflict_mixing.recombining import with_recombined
 from mosear.methods.conflict_mixing.teacher import eval_mode
 from mosear.methods.grpo.losses import completion_mask, without_variance
 from mosear.methods.grpo.modalities import STREAM_DROP, draws, dropped, thought_mask
@@ -134,7 +135,7 @@ class Sampler:
         device = self.system.backbone.device
         positions = part.positions
         samples, self.dropped = dropped(
-            [without_answer(sample) for sample in split_samples(part.batch)],
+            [without_answer(sample) for sample in self._samples(part.batch)],
             self.config.dropped_share,
             self.draws(STREAM_DROP, micro_batch, positions),
         )
@@ -148,6 +149,15 @@ class Sampler:
             drawn = self._drawn([samples[i] for i in chosen], seeds)
             found = [dict(zip(again, drawn, strict=False)).get(i, group) for i, group in enumerate(found)]
         return found, collate(samples, self.pad_id).to(device)
+
+    def _samples(self, batch: OmniBatch) -> list[Sample]:
+        """Of this process; a share of the global batch shows the face of one clip with the voice of another."""
+        config = self.config
+        if not config.mixed_rate:
+            return split_samples(batch)
+        return with_recombined(
+            batch, self.system.builder, rate=config.mixed_rate, seed=config.seed, step=self.system.steps_done
+        )
 
     def draws(self, stream: int, micro_batch: int, positions: Sequence[int]) -> list[float]:
         """A number per clip, see :func:`mosear.methods.grpo.modalities.draws`."""

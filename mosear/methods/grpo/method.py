@@ -79,6 +79,8 @@ class GRPO(Method):
         num_iterations: optimiser steps on the same completions. Batches that arrive meanwhile are not looked at.
         redraws: with ``dapo``, how often groups without variance are drawn again at most.
         dropped_share: share of the groups whose prompt lacks the picture or the sound, where a clip has both.
+        mixed_rate: share of the batch that is recombined as in conflict mixing: the face of one clip with the voice of
+            another, without a label. Rewards that need none apply, such as for naming the cues of both.
         masked_kl: weight of how much the reasoning depends on picture or sound, which is raised; see
             :mod:`mosear.methods.grpo.modalities`.
         masked_kl_limit: nats per token beyond which there is nothing to gain.
@@ -102,6 +104,7 @@ class GRPO(Method):
     num_iterations: Annotated[int, Ge(1)] = 1
     redraws: Annotated[int, Ge(0)] = 3
     dropped_share: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    mixed_rate: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     masked_kl: NotNegative = 0.0
     masked_kl_limit: Positive = 1.0
     rewards: Mapping[str, Any] = field(default_factory=dict)

@@ -40,8 +40,9 @@ def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
             "method.reference", "start", "nothing says what training starts from: a fresh adapter changes nothing",
             "Give init_from=RUN, the run of the cold start; or use method.reference=backbone.",
         )  # fmt: skip
-    if exact and (method.get("dropped_share") or method.get("masked_kl")):
-        key = "dropped_share" if method.get("dropped_share") else "masked_kl"
+    for key in ("dropped_share", "mixed_rate", "masked_kl") if exact else ():
+        if not method.get(key):
+            continue
         yield Problem(f"method.{key}", method[key], "the exact estimator draws no completions", f"Set method.{key}=0.")
     if method.get("masked_kl") and not Prompt(answer_format=written).writes_reasons:
         yield Problem(

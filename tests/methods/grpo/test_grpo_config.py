@@ -77,6 +77,7 @@ def test_a_users_reward_by_dotted_path(own_module: str) -> None:
         ([*REASONS, "data.val=val.parquet"], "Use data.val=null keep_adapter=last"),
         (["method.masked_kl=0.1"], "nothing is considered with answer_format=word"),
         (["method.dropped_share=0.1", "method.estimator=exact"], "the exact estimator draws no completions"),
+        (["method.mixed_rate=0.5", "method.estimator=exact"], "the exact estimator draws no completions"),
         (["method.dropped_share=1"], "dropped_share=1 must lie in [0, 1)"),
         (["method.reference=start"], "Give init_from=RUN, the run of the cold start"),
         (["backbone.attn_implementation=eager"], "with boolean masks"),

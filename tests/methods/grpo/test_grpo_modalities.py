@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from mosear.backbones.backbone import OmniBackbone
+from mosear.data.batches import split_samples
+from mosear.data.sample import collate
 from mosear.inference.prompts import Prompts
 from mosear.methods.grpo import GRPO
 from mosear.methods.grpo.experience import Experience
 from mosear.methods.grpo.method import KEPT
 from mosear.methods.grpo.modalities import dependence, thought_mask
+from mosear.methods.grpo.rewards import accuracy_reward
 from mosear.methods.omni_system import OmniSystem
 from tests.methods.grpo.test_grpo_method import Hacking, batch_of, gradient, system_of, trained, with_lora
 
@@ -144,3 +149,49 @@ def test_what_is_hidden_is_kept_for_later_iterations(qwen25: OmniBackbone) -> No
     (saved,) = torch.load(buffer, weights_only=True)[KEPT]
     again = Experience.of_state(saved, own.device)
     assert torch.equal(again.hidden, kept.hidden) and torch.equal(again.thought, kept.thought)
+
+
+def test_recombined_clips_have_the_cues_of_both_and_no_label(qwen25: OmniBackbone) -> None:
+    """Faces and voices of a batch in which every clip names its own; rewards see what the prompt shows."""
+    own, model = with_lora(qwen25)
+    kinds = (("video", "audio"),) * 3
+    samples = split_samples(batch_of(own, kinds=kinds))
+    named = [
+        replace(
+            sample,
+            clip=replace(
+                sample.clip, id=str(i), video=f"{i}.mp4", audio="video", text=None,
+                cues=json.dumps({"video": [f"face {i}"], "audio": [f"voice {i}"]}),
+            ),
+        )
+        for i, sample in enumerate(samples)
+    ]  # fmt: skip
+    calls: list[dict[str, Any]] = []
+
+    def remembered(completions: Any, **columns: Any) -> list[float]:
+        calls.append(columns)
+        return [float(len(text)) for text in completions]
+
+    data = collate(named, own.processor.tokenizer.pad_token_id)
+    whole = Prompts.of(own, data).without_answers()
+    rewards = {"cues": remembered, "accuracy": accuracy_reward}
+    mixed = 0
+    for seed in range(6):
+        _, method = system_of(own, model, beta=0.0, mixed_rate=0.5, seed=seed, group_size=2, rewards=rewards)
+        calls.clear()
+        assert method.loss(data, 0).value.isfinite()
+        rows = [call["id"][0] for call in calls]
+        assert len(rows) == 3
+        for place, (name, call) in enumerate(zip(rows, calls, strict=True)):
+            if "+" not in name:
+                assert name == str(place) and call["label"][0] is not None
+                continue
+            mixed += 1
+            face, voice = map(int, name.split("+"))
+            assert face == place and voice != face and call["label"] == [None, None]
+            assert call["cues"][0] == {"video": [f"face {face}"], "audio": [f"voice {voice}"], "text": []}
+            kept = method._kept[0].prompts
+            for modality, source in (("visual", face), ("audio", voice)):
+                tokens = kept.embeds[place][kept.tokens_of(modality)[place]]
+                assert torch.equal(tokens, whole.embeds[source][whole.tokens_of(modality)[source]])
+    assert 6 <= mixed <= 12, "half of three clips, rounded up as often as the fraction says"
