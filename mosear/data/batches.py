@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mosear.backbones.media import MediaBatch
 from mosear.data.sample import IGNORE, OmniBatch, Sample
+from mosear.roles import TokenRole
 
 
 def split_media(media: MediaBatch, data: OmniBatch) -> list[MediaBatch]:
@@ -60,3 +61,20 @@ def moved(sample: Sample, device: torch.device | str) -> Sample:
         name: value.clone().to(device) for name, value in vars(sample).items() if isinstance(value, torch.Tensor)
     }
     return replace(sample, media=sample.media.to(device), **own)
+
+
+def without_modality(sample: Sample, modality: Literal["visual", "audio"]) -> Sample:
+    """The sample without the tokens and the media of one modality; others keep their positions."""
+    kept = sample.roles != int(TokenRole[modality.upper()])
+    lost = int((~kept[: sample.prompt_length]).sum())
+    media = sample.media
+    return replace(
+        sample,
+        input_ids=sample.input_ids[kept],
+        position_ids=sample.position_ids[:, kept],
+        roles=sample.roles[kept],
+        transcript=sample.transcript[kept],
+        labels=sample.labels[kept],
+        prompt_length=sample.prompt_length - lost,
+        media=MediaBatch([] if modality == "visual" else media.videos, [] if modality == "audio" else media.audios),
+    )

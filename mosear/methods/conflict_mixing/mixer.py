@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +12,12 @@ from torch.nn.functional import one_hot
 
 from mosear.backbones.labels import LabelTrie
 from mosear.backbones.sequences import SequenceState
-from mosear.data.batches import moved, split_samples, without_answer
+from mosear.data.batches import split_samples, without_answer
 from mosear.data.sample import OmniBatch, Sample, SampleBuilder, collate
 from mosear.inference.distributions import log_odds
 from mosear.inference.prompts import Prompts
 from mosear.inference.scoring import label_pass
-from mosear.methods.conflict_mixing.pairs import Sources, draw_sources, recombined_clip
+from mosear.methods.conflict_mixing.recombining import drawn_sources, recombine, source_clips
 from mosear.methods.conflict_mixing.target import (
     Scale,
     agreement,
@@ -31,43 +31,16 @@ from mosear.methods.conflict_mixing.teacher import Teacher
 from mosear.methods.processes import (
     Part,
     anywhere,
-    joined,
     mean_of_clips,
     mean_over_processes,
     share_of,
-    world_size,
 )
-from mosear.roles import TokenRole
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mosear.backbones.backbone import OmniBackbone
     from mosear.methods.conflict_mixing.method import ConflictMixing
-
-
-@dataclass(frozen=True)
-class SourceClip:
-    """A clip of the batch, and what a recombined clip could take from it.
-
-    Attributes:
-        sample: with encoded media.
-        eligible: has picture and sound.
-        prompt: tokens of its prompt.
-        words: tokens of its transcript line.
-        sounds: tokens of its audio.
-    """
-
-    sample: Sample
-    eligible: bool
-    prompt: int
-    words: int
-    sounds: int
-
-
-def _on_cpu(clip: SourceClip) -> SourceClip:
-    """As it travels to other processes; a single one keeps it where it is."""
-    return clip if world_size() == 1 else replace(clip, sample=moved(clip.sample, "cpu"))
 
 
 @dataclass(frozen=True)
@@ -142,17 +115,15 @@ class ConflictMixer:
             data: with encoded media.
             step: optimiser steps so far.
         """
-        clips = joined([_on_cpu(clip) for clip in self._source_clips(data)])
-        config = self.config
-        sources = draw_sources(
-            [index for index, clip in enumerate(clips) if clip.eligible],
-            len(clips),
+        clips, config = source_clips(data), self.config
+        sources = drawn_sources(
+            clips,
+            self.builder.max_tokens,
             rate=config.rate,
             transcript=config.transcript,
             seed=config.seed,
             step=step,
         )
-        sources = self._fitting(clips, sources)
         if not sources:
             return None
         samples = [clip.sample for clip in clips]
@@ -165,7 +136,7 @@ class ConflictMixer:
         return MixedClips(
             untouched=Part(self._batch([samples[i] for i in kept]), kept_counts, len(samples) - len(taken)),
             recombined=Part(
-                self._batch([self.recombine(samples, own) for own in own_sources]), mixed_counts, len(sources)
+                self._batch([recombine(self.builder, samples, own) for own in own_sources]), mixed_counts, len(sources)
             ),
             faces=[prompts[own.face] for own in own_sources],
             voices=[prompts[own.voice] for own in own_sources],
@@ -173,20 +144,6 @@ class ConflictMixer:
                 None if i is None or samples[i].clip.text is None else prompts[i]
                 for i in (s.words for s in own_sources)
             ],
-        )
-
-    def _source_clips(self, data: OmniBatch) -> list[SourceClip]:
-        both = data.hidden_keys("visual").any(1) & data.hidden_keys("audio").any(1)
-        sounds = (data.roles == int(TokenRole.AUDIO)).sum(1)
-        facts = torch.stack([both.long(), data.prompt_mask.sum(1), data.transcript.sum(1), sounds], dim=1).tolist()
-        return [SourceClip(s, bool(own[0]), *own[1:]) for s, own in zip(split_samples(data), facts, strict=True)]
-
-    def recombine(self, samples: Sequence[Sample], sources: Sources) -> Sample:
-        """The prompt of a clip with one sample's face, another's voice and the words of one, from encoded media."""
-        face, voice = samples[sources.face], samples[sources.voice]
-        text = None if sources.words is None else samples[sources.words].clip.text
-        return self.builder.build(
-            recombined_clip(face.clip, voice.clip, text), replace(face.media, audios=voice.media.audios)
         )
 
     def step(self, mixed: MixedClips) -> MixingStep:
@@ -283,16 +240,6 @@ class ConflictMixer:
         read = iter(self.teacher(said or company[:1], "text").softmax(-1))
         silent = torch.full((len(self.trie.labels),), float("nan"), device=self.backbone.device)
         return torch.stack([silent if prompt is None else next(read) for prompt in words])
-
-    def _fitting(self, clips: Sequence[SourceClip], sources: list[Sources]) -> list[Sources]:
-        """Without clips that would be too long, which a long face with a long voice can be."""
-
-        def length(own: Sources) -> int:
-            face, voice = clips[own.face], clips[own.voice]
-            words = 0 if own.words is None else clips[own.words].words
-            return face.prompt - face.sounds - face.words + voice.sounds + words
-
-        return [own for own in sources if length(own) <= self.builder.max_tokens]
 
     def _batch(self, samples: Sequence[Sample]) -> OmniBatch:
         return collate(samples, self.builder.pad_id).to(self.backbone.device)

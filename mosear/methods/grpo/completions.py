@@ -42,6 +42,7 @@ def completion_pass(
     mask: Tensor,
     *,
     temperature: float = 1.0,
+    hidden: Tensor | None = None,
     quiet: bool = False,
 ) -> CompletionScores:
     """Score completions.
@@ -53,14 +54,15 @@ def completion_pass(
         ids: ``[P, G, T]``.
         mask: bool ``[P, G, T]``, the tokens that count.
         temperature: logits are divided by it, as when the completions were sampled.
+        hidden: bool ``[P, L]``, prompt tokens that are invisible.
         quiet: see :class:`SequenceState`.
     """
-    tree = behind(prompts, ids)
-    at_end, states, state = tree_pass(thinker, language_model, prompts, tree, quiet=quiet)
+    tree = behind(prompts, ids, hidden)
+    at_end, states, state = tree_pass(thinker, language_model, prompts, tree, hidden=hidden, quiet=quiet)
     return CompletionScores(*_read(thinker.get_output_embeddings(), at_end, states, ids, mask, temperature), state)
 
 
-def behind(prompts: Prompts, ids: Tensor) -> LabelTokens:
+def behind(prompts: Prompts, ids: Tensor, hidden: Tensor | None = None) -> LabelTokens:
     """All tokens of ``ids [P, G, T]`` but the last of each completion, which no other token reads."""
     groups, size, length = ids.shape
     own = torch.ones(length - 1, length - 1, dtype=torch.bool, device=ids.device).tril()
@@ -70,6 +72,7 @@ def behind(prompts: Prompts, ids: Tensor) -> LabelTokens:
         torch.block_diag(*[own] * size),
         prompts.real,
         prompts.positions,
+        hidden,
     )
 
 

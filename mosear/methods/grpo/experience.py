@@ -14,8 +14,10 @@ from mosear.data.batches import split_samples, without_answer
 from mosear.data.sample import OmniBatch, Sample, collate
 from mosear.inference.parsing import parse_answer
 from mosear.inference.prompts import Prompts
+from mosear.methods.conflict_mixing.recombining import with_recombined
 from mosear.methods.conflict_mixing.teacher import eval_mode
 from mosear.methods.grpo.losses import completion_mask, without_variance
+from mosear.methods.grpo.modalities import STREAM_DROP, draws, dropped, thought_mask
 from mosear.methods.grpo.rewards import OF_CLIPS, Rewards, Scored
 from mosear.methods.grpo.rollout import RolloutRequest, seeds_of
 from mosear.methods.processes import Part, anywhere
@@ -38,6 +40,7 @@ class Group:
         texts: without special tokens.
         parsed: the label that is read in each, or ``None``.
         scored: what they are worth, ``[G]`` each.
+        thought: bool ``[G, T]``, tokens inside ``<think>``; ``None`` where nobody asks.
     """
 
     clip: Clip
@@ -46,6 +49,7 @@ class Group:
     texts: list[str]
     parsed: list[str | None]
     scored: Scored
+    thought: Tensor | None = None
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Experience:
         advantage: float32 ``[P, G]``.
         old: ``[P, G, T]`` log-probabilities under the policy that wrote them; known after the first update.
         reference: ``[P, G, T]``, likewise; the reference never changes.
+        thought: bool ``[P, G, T]``, tokens that are to depend on a modality; with
+        hidden: bool ``[P, L]``, which is the one.
     """
 
     prompts: Prompts
@@ -67,6 +73,8 @@ class Experience:
     advantage: Tensor
     old: Tensor | None = None
     reference: Tensor | None = None
+    thought: Tensor | None = None
+    hidden: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors on the CPU."""
@@ -112,17 +120,25 @@ class Sampler:
         config: the settings.
         system: what is tuned.
         rewards: what completions are worth.
+
+    Attributes:
+        dropped: of how many groups drawn last the prompt lacks a modality.
     """
 
     def __init__(self, config: GRPO, system: OmniSystem, rewards: Rewards) -> None:
         self.config, self.system, self.rewards = config, system, rewards
         self.end_id, self.pad_id = system.builder.end_id, system.builder.pad_id
+        self.dropped = 0
 
     def groups(self, part: Part, micro_batch: int) -> tuple[list[Group], OmniBatch]:
         """One group per clip, and the prompts; with ``dapo``, groups without variance are drawn again."""
         device = self.system.backbone.device
-        samples = [without_answer(sample) for sample in split_samples(part.batch)]
         positions = part.positions
+        samples, self.dropped = dropped(
+            [without_answer(sample) for sample in self._samples(part.batch)],
+            self.config.dropped_share,
+            self.draws(STREAM_DROP, micro_batch, positions),
+        )
         found = self._drawn(samples, self._seeds(positions, micro_batch, 0))
         for attempt in range(1, 1 + (self.config.redraws if self.config.loss_type == "dapo" else 0)):
             again = [i for i, group in enumerate(found) if bool(without_variance(group.scored.total[None]))]
@@ -133,6 +149,19 @@ class Sampler:
             drawn = self._drawn([samples[i] for i in chosen], seeds)
             found = [dict(zip(again, drawn, strict=False)).get(i, group) for i, group in enumerate(found)]
         return found, collate(samples, self.pad_id).to(device)
+
+    def _samples(self, batch: OmniBatch) -> list[Sample]:
+        """Of this process; a share of the global batch shows the face of one clip with the voice of another."""
+        config = self.config
+        if not config.mixed_rate:
+            return split_samples(batch)
+        return with_recombined(
+            batch, self.system.builder, rate=config.mixed_rate, seed=config.seed, step=self.system.steps_done
+        )
+
+    def draws(self, stream: int, micro_batch: int, positions: Sequence[int]) -> list[float]:
+        """A number per clip, see :func:`mosear.methods.grpo.modalities.draws`."""
+        return draws(self.config.seed, self.system.steps_done, micro_batch, stream, positions)
 
     def _seeds(self, positions: Sequence[int], micro_batch: int, attempt: int) -> list[int]:
         return seeds_of(self.config.seed, self.system.steps_done, micro_batch, attempt, positions)
@@ -169,7 +198,8 @@ class Sampler:
             for text in texts
         ]
         scored = self.rewards(texts, columns_of([clip] * len(texts), prompt, rows, parsed))
-        return Group(clip, ids, log_probs, texts, parsed, scored)
+        thought = thought_mask(rows, ids.shape[-1], tokenizer) if self.config.masked_kl else None
+        return Group(clip, ids, log_probs, texts, parsed, scored, thought)
 
 
 def joined_groups(groups: Sequence[Group], pad_id: int) -> tuple[Tensor, Tensor | None]:
@@ -180,3 +210,13 @@ def joined_groups(groups: Sequence[Group], pad_id: int) -> tuple[Tensor, Tensor 
     if any(row is None for row in told):
         return ids, None
     return ids, torch.stack([pad(row, (0, length - row.shape[-1])) for row in told if row is not None])
+
+
+def joined_thoughts(groups: Sequence[Group], length: int) -> Tensor | None:
+    """bool ``[P, G, T]``; ``None`` where nobody asks."""
+    found = [group.thought for group in groups]
+    return (
+        torch.stack([pad(own, (0, length - own.shape[-1])) for own in found if own is not None])
+        if all(own is not None for own in found)
+        else None
+    )

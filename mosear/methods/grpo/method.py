@@ -22,7 +22,7 @@ from mosear.methods.answer_tuning.method import logged, mean_regularisers
 from mosear.methods.base import Loss, Method
 from mosear.methods.conflict_mixing.teacher import eval_mode
 from mosear.methods.grpo.completions import CompletionScores, completion_pass
-from mosear.methods.grpo.experience import Experience, Group, Sampler, columns_of, joined_groups
+from mosear.methods.grpo.experience import Experience, Group, Sampler, columns_of, joined_groups, joined_thoughts
 from mosear.methods.grpo.losses import (
     LossType,
     Objective,
@@ -33,13 +33,14 @@ from mosear.methods.grpo.losses import (
     policy_loss,
     without_variance,
 )
+from mosear.methods.grpo.modalities import STREAM_HIDE, dependence, hidden_media
 from mosear.methods.grpo.reference import StartingPoint
 from mosear.methods.grpo.rewards import Rewards, Scored, reward_problems
 from mosear.methods.grpo.rollout import CachedRollout, Rollout
 from mosear.methods.grpo.rules import grpo_rules
 from mosear.methods.grpo.shown import Shown
 from mosear.methods.grpo.watch import Watch, repeats_a_tag, summed
-from mosear.methods.processes import Part, mean_loss, mean_of_clips
+from mosear.methods.processes import Part, anywhere, mean_loss, mean_of_clips
 from mosear.problems import Problem
 from mosear.settings import NotNegative, Positive, settings
 
@@ -77,6 +78,12 @@ class GRPO(Method):
         epsilon: added to a group's standard deviation.
         num_iterations: optimiser steps on the same completions. Batches that arrive meanwhile are not looked at.
         redraws: with ``dapo``, how often groups without variance are drawn again at most.
+        dropped_share: share of the groups whose prompt lacks the picture or the sound, where a clip has both.
+        mixed_rate: share of the batch that is recombined as in conflict mixing: the face of one clip with the voice of
+            another, without a label. Rewards that need none apply, such as for naming the cues of both.
+        masked_kl: weight of how much the reasoning depends on picture or sound, which is raised; see
+            :mod:`mosear.methods.grpo.modalities`.
+        masked_kl_limit: nats per token beyond which there is nothing to gain.
         rewards: by name, functions ``(completions, **columns)``; ``None`` = left out.
         weights: of the rewards by name; 1 where none is given.
         rollout: what samples.
@@ -96,6 +103,10 @@ class GRPO(Method):
     epsilon: Annotated[float, Gt(0)] = 1e-4
     num_iterations: Annotated[int, Ge(1)] = 1
     redraws: Annotated[int, Ge(0)] = 3
+    dropped_share: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    mixed_rate: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    masked_kl: NotNegative = 0.0
+    masked_kl_limit: Positive = 1.0
     rewards: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     rollout: Rollout = field(default_factory=CachedRollout)
@@ -150,6 +161,10 @@ class GRPO(Method):
         rewards = torch.stack([group.scored.total for group in groups]).to(ids.device)
         advantage = advantages(rewards, scale=self.loss_type != "dr_grpo", epsilon=self.epsilon)
         experience = Experience(Prompts.of(self.system.backbone, prompts), ids, mask, advantage)
+        if (thought := joined_thoughts(groups, ids.shape[-1])) is not None:
+            numbers = self._sampler.draws(STREAM_HIDE, index, part.positions)
+            experience.hidden = hidden_media(experience.prompts, numbers)
+            experience.thought = thought.to(ids.device) & mask & experience.hidden.any(1)[:, None, None]
         return experience, self._sums_of(groups, mask, rewards), told
 
     def _show(self, groups: Sequence[Group]) -> None:
@@ -163,26 +178,40 @@ class GRPO(Method):
     def _update(self, own: Experience, part: Part, sums: Mapping[str, Tensor | float], told: Tensor | None) -> Loss:
         if own.reference is None and self.beta:
             own.reference = self._reference(own)  # before there is a graph: weights may be swapped
+        without = None if own.hidden is None else self._without(own)
         scores = self._scores(own)
         if own.old is None:
             own.old = scores.log_probs.detach()
         objective = Objective(self.loss_type, self.beta, self.clip_low, self.clip_high, self.max_new_tokens)
         found = policy_loss(scores.log_probs, own.old, own.reference, own.advantage, own.mask, objective)
         loss, mean = mean_loss(found.summed, found.count, counted=part.counted)
+        depends: dict[str, Tensor | float] = {}
+        if without is not None and own.thought is not None:
+            gained, count = dependence(scores.log_probs, without, own.thought, self.masked_kl_limit)
+            depends = {"masked_kl": gained.detach(), "thoughts": count}
+            if anywhere(bool(count), count.device):  # else there is no mean
+                value, mean_gain = mean_loss(gained, count, counted=part.counted)
+                loss, mean = loss - self.masked_kl * value, mean - self.masked_kl * mean_gain
         tokens = float(own.mask.sum())
         gap: Tensor | float = 0.0 if told is None else ((told - own.old).abs() * own.mask).sum()
         policy: dict[str, Tensor | float] = {
             "tokens": tokens, "kl": found.divergence, "entropy": scores.entropy, "clipped": found.clipped,
             "ratios": found.ratios, "gap": gap, "told": 0.0 if told is None else tokens,
         }  # fmt: skip
-        return self._noted(loss, mean, scores.state, part, {**sums, **policy})
+        return self._noted(loss, mean, scores.state, part, {**sums, **policy, **depends})
 
-    def _scores(self, own: Experience, *, quiet: bool = False) -> CompletionScores:
+    def _scores(self, own: Experience, *, hidden: Tensor | None = None, quiet: bool = False) -> CompletionScores:
         backbone = self.system.backbone
         return completion_pass(
             backbone.model, backbone.language_model, own.prompts, own.ids, own.mask,
-            temperature=self.temperature, quiet=quiet,
+            temperature=self.temperature, hidden=hidden, quiet=quiet,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def _without(self, own: Experience) -> Tensor:
+        """Log-probabilities of the policy as it is now, with a modality hidden."""
+        with eval_mode(self.system.backbone.model):
+            return self._scores(own, hidden=own.hidden, quiet=True).log_probs
 
     @torch.no_grad()
     def _reference(self, own: Experience) -> Tensor:
@@ -220,6 +249,7 @@ class GRPO(Method):
             **{f"said/{label}": float(parsed.count(label)) for label in self.system.labels},
             **{f"gold/{label}": float(gold.count(label)) for label in self.system.labels},
             **reward_sums([group.scored for group in groups]),
+            **({"dropped": float(self._sampler.dropped)} if self.dropped_share else {}),
         }  # fmt: skip
 
     # -- closed labels -------------------------------------------------------------------------------------------------

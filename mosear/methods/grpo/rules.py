@@ -40,6 +40,15 @@ def grpo_rules(cfg: DictConfig) -> Iterator[Problem]:
             "method.reference", "start", "nothing says what training starts from: a fresh adapter changes nothing",
             "Give init_from=RUN, the run of the cold start; or use method.reference=backbone.",
         )  # fmt: skip
+    for key in ("dropped_share", "mixed_rate", "masked_kl") if exact else ():
+        if not method.get(key):
+            continue
+        yield Problem(f"method.{key}", method[key], "the exact estimator draws no completions", f"Set method.{key}=0.")
+    if method.get("masked_kl") and not Prompt(answer_format=written).writes_reasons:
+        yield Problem(
+            "method.masked_kl", method.masked_kl, f"nothing is considered with answer_format={written}",
+            "Use data.prompt.answer_format=rlvr or tags, or method.masked_kl=0.",
+        )  # fmt: skip
     if (attention := str(cfg.backbone.get("attn_implementation", "sdpa"))) == "eager":
         yield Problem(
             "backbone.attn_implementation", attention, "GRPO scores completions as a tree, with boolean masks",

@@ -138,7 +138,8 @@ class Watch:
             "right": ("right", "labelled"), "truncated": ("truncated", "completions"),
             "repeated_tags": ("repeated", "completions"), "zero_variance": ("no_variance", "groups"),
             "kl": ("kl", "tokens"), "entropy": ("entropy", "tokens"), "clipped": ("clipped", "ratios"),
-            "rollout_gap": ("gap", "told"),
+            "rollout_gap": ("gap", "told"), "masked_kl": ("masked_kl", "thoughts"),
+            "dropped": ("dropped", "groups"),
         }  # fmt: skip
         pairs |= {n: (n, f"n/{n}") for n in sums if n.startswith("reward/")}
         found = {name: ratio(sums, *pair) for name, pair in pairs.items()}
