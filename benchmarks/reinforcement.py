@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -19,6 +19,7 @@ from benchmarks.options import ROOT
 from benchmarks.results import Study, add_study_options, changed
 from benchmarks.table_page import write_page
 from mosear.evaluation.aggregate import collect, differences, markdown, table
+from mosear.evaluation.runs import METRICS
 
 BACKBONE = "backbone=tiny_omni_reasons"
 WORDS = ["+experiment=lora", BACKBONE, "trainer.max_epochs=2", "keep_adapter=last", "data.batch_size=16"]
@@ -39,13 +40,22 @@ ARMS: dict[str, list[str]] = {
 }
 """What each row trains: labels; reasons and labels, for all clips and for half; GRPO after that half, with rewards for
 label and form, and for named cues as well; GRPO and the exact estimator on answers of one word."""
-BEHIND_COLD_START = ("grpo", "grpo_evidence")
+EXTRA = {
+    "grpo_mixed": [*R1, "method.mixed_rate=0.5"],
+    "grpo_masked_kl": [*R1, "method.masked_kl=0.01"],
+    "grpo_dropped": [*R1, "method.dropped_share=0.25"],
+    "grpo_deciding": [*R1, "+method.rewards.evidence.deciding=true"],
+}
+"""One change each to ``grpo_evidence``."""
+ALL = ARMS | EXTRA
+BEHIND_COLD_START = ("grpo", "grpo_evidence", *EXTRA)
 PAIRS = (
     ("sft_reasons", "sft_labels"),
     *(("grpo", other) for other in ("cold_start", "sft_reasons", "sft_labels", "grpo_words", "grpo_evidence")),
     ("grpo_words", "sft_labels"),
     ("exact_words", "grpo_words"),
     ("exact_words", "sft_labels"),
+    *((name, "grpo_evidence") for name in EXTRA),
 )
 
 
@@ -61,13 +71,17 @@ class Reinforcement(Study):
         own = [BACKBONE, "answering.readings=false", "report.examples=0", *options]
         return self.run(self.out / f"reinforcement-n{self.test_clips}" / "bare", "eval.py", own)
 
+    def target(self, name: str, seed: int) -> Path:
+        """The directory of a row and seed."""
+        return self.out / f"reinforcement-n{self.test_clips}" / f"{name}-{seed}"
+
     def arm(self, name: str, seed: int, options: Sequence[str] = ()) -> Path:
         """A row of one seed."""
-        target = self.out / f"reinforcement-n{self.test_clips}" / f"{name}-{seed}"
+        target = self.target(name, seed)
         fixed = [f"name={name}", f"seed={seed}", "zero_shot=false", "answering.readings=false", "logger=csv"]
         if name in BEHIND_COLD_START:
             fixed.append(f"init_from={self.arm('cold_start', seed, options)}")
-        return self.run(target, "train.py", changed([*ARMS[name], *fixed], options))
+        return self.run(target, "train.py", changed([*ALL[name], *fixed], options))
 
 
 def curves(run: Path, names: Sequence[str], parts: int = 5) -> dict[str, list[float]]:
@@ -82,14 +96,20 @@ def curves(run: Path, names: Sequence[str], parts: int = 5) -> dict[str, list[fl
     return found
 
 
-def curve_table(study: Reinforcement, seeds: Sequence[int]) -> str:
+def finished(study: Reinforcement, seeds: Sequence[int]) -> dict[str, list[Path]]:
+    """Runs by row, for the rows of which there is one."""
+    found = {name: [study.target(name, seed) for seed in seeds] for name in ALL}
+    return {name: done for name, own in found.items() if (done := [run for run in own if (run / METRICS).is_file()])}
+
+
+def curve_table(runs: Mapping[str, Sequence[Path]]) -> str:
     """Rewards, length and entropy over the fifths of each reinforcement learning, means over seeds."""
     names = ("reward/accuracy", "reward/format", "reward/evidence", "length", "entropy", "kl", "zero_variance")
     lines = ["| run | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for arm in ARMS:
+    for arm, own_runs in runs.items():
         if not arm.startswith("grpo"):
             continue
-        own = [curves(study.arm(arm, seed), names) for seed in seeds]
+        own = [curves(run, names) for run in own_runs]
         cells = []
         for name in names:
             series = [one[name] for one in own if one[name]]
@@ -100,27 +120,28 @@ def curve_table(study: Reinforcement, seeds: Sequence[int]) -> str:
 
 def write_tables(study: Reinforcement, seeds: Sequence[int]) -> str:
     """The page of all rows."""
-    runs = [study.without_adapter(), *(study.arm(name, seed) for name in ARMS for seed in seeds)]
-    benchmark = collect(runs, [])
+    rows = finished(study, seeds)
+    benchmark = collect([study.without_adapter(), *(run for runs in rows.values() for run in runs)], [])
     pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
+    spent = "| row | runs | seconds of tuning |\n|---|---:|---:|\n" + "\n".join(
+        f"| {name} | {len(runs)} | {mean(seconds_of(run) for run in runs):.0f} |" for name, runs in rows.items()
+    )
     page = ROOT / "docs" / "tables" / "reinforcement.md"
-    seconds = {
-        name: mean(json.loads((study.arm(name, seed) / "metrics.json").read_text())["run"]["tuning_seconds"]
-                   for seed in seeds)
-        for name in ARMS
-    }  # fmt: skip
-    spent = "| run | seconds of tuning |\n|---|---:|\n" + "\n".join(
-        f"| {name} | {value:.0f} |" for name, value in seconds.items()
-    )
     return write_page(
-        page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), curve_table(study, seeds), spent
+        page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), curve_table(rows), spent
     )
+
+
+def seconds_of(run: Path) -> float:
+    """What tuning took."""
+    found: float = json.loads((run / METRICS).read_text(encoding="utf-8"))["run"]["tuning_seconds"]
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ALL))
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     add_study_options(parser)
     args = parser.parse_args(argv)
