@@ -1,9 +1,9 @@
 """What reinforcement learning adds to tuning: ``python -m benchmarks.reinforcement --seeds 0 1 2``.
 
 Every row trains a LoRA adapter of one size on the same embedded backbone, which can write reasons, and sees as many
-clips: two epochs, of which a cold start takes one. Rows that write reasons are tested on what they write, the others by
-label scores. ``ood`` are clips in another style than all of training. A finished run is not repeated, and several calls
-may share the work (``--only-runs``). The table is written to docs/tables/reinforcement.md.
+clips: two epochs, of which the cold start before GRPO takes one. Rows that write reasons are tested on what they write,
+the others by label scores. ``ood`` are clips in another style than all of training. A finished run is not repeated, and
+several calls may share the work (``--only-runs``). The table is written to docs/tables/reinforcement.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.options import ROOT
-from benchmarks.results import Study, add_study_options
+from benchmarks.results import Study, add_study_options, changed
 from benchmarks.table_page import write_page
 from mosear.evaluation.aggregate import collect, differences, markdown, table
 
@@ -26,26 +26,26 @@ SFT_RATE, RL_RATE = "tuning.learning_rate=4e-3", "tuning.learning_rate=1e-3"
 WRITTEN = [
     "data.prompt.answer_format=rlvr", "data.val=null", "answering.method=generate", "answering.max_new_tokens=40",
 ]  # fmt: skip
-R1 = ["+experiment=r1_omni", "cold_start.trainer.max_epochs=1", "trainer.max_epochs=1", RL_RATE]
-LABEL_ALONE = ["method.rewards.format=null", "method.rewards.evidence=null", "method.weights={}"]
+R1 = ["+experiment=r1_omni", "cold_start=null", "trainer.max_epochs=1", RL_RATE]
 RL = ["method=grpo", "method.max_new_tokens=4", RL_RATE]
 ARMS: dict[str, list[str]] = {
     "sft_labels": [*WORDS, SFT_RATE],
     "sft_reasons": [*WORDS, *WRITTEN, SFT_RATE],
+    "cold_start": [*WORDS, *WRITTEN, SFT_RATE, "trainer.max_epochs=1"],
     "grpo": [*R1, "method.rewards.evidence=null", "method.weights={format: 0.5}"],
-    "grpo_accuracy": [*R1, *LABEL_ALONE],
     "grpo_evidence": R1,
     "grpo_words": [*WORDS, *RL],
     "exact_words": [*WORDS, *RL, "method.estimator=exact"],
 }
-"""What each row trains: labels, reasons and labels, GRPO after half of that (with three sets of rewards), and GRPO and
-the exact estimator on answers of one word."""
+"""What each row trains: labels; reasons and labels, for all clips and for half; GRPO after that half, with rewards for
+label and form, and for named cues as well; GRPO and the exact estimator on answers of one word."""
+BEHIND_COLD_START = ("grpo", "grpo_evidence")
 PAIRS = (
     ("sft_reasons", "sft_labels"),
-    *(("grpo", other) for other in ("sft_reasons", "sft_labels", "grpo_words", "grpo_accuracy", "grpo_evidence")),
+    *(("grpo", other) for other in ("cold_start", "sft_reasons", "sft_labels", "grpo_words", "grpo_evidence")),
     ("grpo_words", "sft_labels"),
     ("exact_words", "grpo_words"),
-    *((name, "zero-shot") for name in ARMS),
+    ("exact_words", "sft_labels"),
 )
 
 
@@ -56,16 +56,18 @@ class Reinforcement(Study):
         """As many clips of another style as of each other subset."""
         return [*super().sizes(), f"data.prepare.ood_clips={self.test_clips}"]
 
-    def without_adapter(self) -> Path:
+    def without_adapter(self, options: Sequence[str] = ()) -> Path:
         """The backbone as it is, by label scores."""
-        options = [BACKBONE, "answering.readings=false", "report.examples=0"]
-        return self.run(self.out / f"reinforcement-n{self.test_clips}" / "bare", "eval.py", options)
+        own = [BACKBONE, "answering.readings=false", "report.examples=0", *options]
+        return self.run(self.out / f"reinforcement-n{self.test_clips}" / "bare", "eval.py", own)
 
     def arm(self, name: str, seed: int, options: Sequence[str] = ()) -> Path:
         """A row of one seed."""
         target = self.out / f"reinforcement-n{self.test_clips}" / f"{name}-{seed}"
         fixed = [f"name={name}", f"seed={seed}", "zero_shot=false", "answering.readings=false", "logger=csv"]
-        return self.run(target, "train.py", [*ARMS[name], *fixed, *options])
+        if name in BEHIND_COLD_START:
+            fixed.append(f"init_from={self.arm('cold_start', seed, options)}")
+        return self.run(target, "train.py", changed([*ARMS[name], *fixed], options))
 
 
 def curves(run: Path, names: Sequence[str], parts: int = 5) -> dict[str, list[float]]:
@@ -107,7 +109,7 @@ def write_tables(study: Reinforcement, seeds: Sequence[int]) -> str:
                    for seed in seeds)
         for name in ARMS
     }  # fmt: skip
-    spent = "| run | seconds of tuning behind the cold start |\n|---|---:|\n" + "\n".join(
+    spent = "| run | seconds of tuning |\n|---|---:|\n" + "\n".join(
         f"| {name} | {value:.0f} |" for name, value in seconds.items()
     )
     return write_page(
@@ -124,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     study = Reinforcement(args.out.resolve(), args.test_clips)
     where = [f"data_dir={args.data_dir.resolve()}"]
+    study.without_adapter(where)
     for seed in args.seeds:
         for name in args.arms:
             study.arm(name, seed, where)

@@ -47,13 +47,14 @@ from mosear.pretraining.pretrain import (
     held_out_scores,
     save,
 )
+from mosear.pretraining.tags import QUESTIONS, set_tags_apart
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
 CUE_QUESTION = "What do face, voice and words do?"
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = tuple(QUESTIONS)
 VISUAL_TOWER = "model.visual"
 MOST_TOKENS = 28
 """More than the longest reason has, with its end token."""
@@ -181,15 +182,19 @@ class Copies:
         return [self.sample(text) for text in self.texts(step)]
 
     def sample(self, text: str) -> Sample:
-        """One text as a question, without media, and its answer."""
+        """One text to copy, and its copy."""
+        return self.asked(f"Write: {text}", text)
+
+    def asked(self, question: str, answer: str) -> Sample:
+        """A question without media, and its answer."""
         tokenizer, family = self.builder.processor.tokenizer, self.builder.family
         chat = self.builder.processor.apply_chat_template(
-            [{"role": "user", "content": f"Write: {text}"}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
         ids = torch.tensor(tokenizer(chat, add_special_tokens=False)["input_ids"])
         blank = torch.zeros(len(ids), dtype=torch.bool)
         prompt = Sample(
-            clip=Clip(id="copy", text=text),
+            clip=Clip(id="copy", text=answer),
             input_ids=ids,
             position_ids=family.position_ids(ids, [], [], audio_in_video=False),
             roles=torch.zeros(len(ids), dtype=torch.long),
@@ -198,7 +203,7 @@ class Copies:
             prompt_length=len(ids),
             media=MediaBatch([], []),
         )
-        return answered(prompt, self.builder.answer_ids(text))
+        return answered(prompt, self.builder.answer_ids(answer))
 
 
 class EncodedPools:
@@ -292,16 +297,33 @@ class Training:
 
     def questions(self, items: list[Item]) -> dict[str, Tensor]:
         """Losses of the label and of the reason, from one pass over both questions about each clip."""
+        states, targets, of = self.answer_states(items)
+        losses = F.cross_entropy(self.backbone.lm_head(states), targets, reduction="none")
+        return {"label": losses[of == 1].mean(), "cues": losses[of == 2].mean()}
+
+    @torch.no_grad()
+    def name_tags(self) -> float:
+        """Make each tag the answer to its own question; see :mod:`mosear.pretraining.tags`."""
+        self.backbone.model.eval()
+        asked = [self.copies.asked(question, tag) for tag, question in QUESTIONS.items()]
+        batch = collate(asked, self.labels.builder.pad_id)
+        hidden = decode(self.backbone, batch, [Item("text", None, None, None, "") for _ in asked], {})
+        first = (batch.labels != IGNORE).int().argmax(1)
+        rows = torch.arange(len(asked))
+        others = self.answer_states(self.curriculum.step(self.done))[0]
+        with torch.enable_grad():
+            return set_tags_apart(self.backbone.lm_head, batch.labels[rows, first], hidden[rows, first - 1], others)
+
+    def answer_states(self, items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoder states ``[N, D]`` from which answers to both questions are read, their tokens, and the questions."""
         pairs = [asked_twice(self.labels.sample(item), self.cues.sample(self.reasons.asked(item))) for item in items]
         batch = collate([sample for sample, _ in pairs], self.labels.builder.pad_id)
         width = batch.input_ids.shape[1]
         question = torch.stack([F.pad(own, (width - len(own), 0)) for _, own in pairs])
         unseen = (question == 2)[:, :, None] & (question == 1)[:, None, :]
         hidden = decode(self.backbone, batch, items, self.media_of(items), unseen)
-        logits, targets = answer_logits(self.backbone, hidden, batch.labels)
-        losses = F.cross_entropy(logits, targets, reduction="none")
-        of = question[:, 1:][batch.labels[:, 1:] != IGNORE]
-        return {"label": losses[of == 1].mean(), "cues": losses[of == 2].mean()}
+        kept = batch.labels[:, 1:] != IGNORE
+        return hidden[:, :-1][kept], batch.labels[:, 1:][kept], question[:, 1:][kept]
 
     def _copying(self) -> Tensor:
         copies = self.copies.samples(self.done)
@@ -347,6 +369,7 @@ def train(recipe: ReasonRecipe, out: Path, cache: Path, *, keep_every: int = 25)
             told = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             each = (time.perf_counter() - start) / (training.done - first)
             print(f"step {training.done:4d}/{last}  {told}  {each:.2f} s per step", flush=True)
+    print(f"each tag behind its question: at least {training.name_tags():.2f}", flush=True)
     save(training.backbone, recipe, out)
     scores: dict[str, Any] = dict(held_out_scores(training.backbone, training.labels, recipe, cache))
     scores["cue_f1"] = held_out_cues(training.backbone, training.cues, recipe, cache)
