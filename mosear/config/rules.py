@@ -20,13 +20,13 @@ from mosear.config.validation import Rule
 from mosear.evaluation.runs import is_trained_adapter
 from mosear.problems import Problem
 
-RECIPE_KEYS = ("keep_adapter", "tuning", "method", "adapter")
+RECIPE_KEYS = ("keep_adapter", "tuning", "method", "adapter", "cold_start")
 """How an adapter is made and tuned. Recipes set them; an evaluation reads none of them."""
 COMMON_KEYS = (
     "name", "seed", "data_dir", "run_dir", "zero_shot", "dry_run", "answering", "report", "system", "backbone",
     "steering", "data", "benchmark", "trainer", "logger", "callbacks", *RECIPE_KEYS,
 )  # fmt: skip
-TRAIN_KEYS = (*COMMON_KEYS, "init_from", "cold_start", "resume")
+TRAIN_KEYS = (*COMMON_KEYS, "init_from", "resume")
 EVAL_KEYS = (*COMMON_KEYS, "run", "adapter_path")
 SUPPLIED = {"data": ["backbone"], "trainer": ["logger", "callbacks"], "system": ["cfg", "trainer"]}
 

@@ -46,6 +46,7 @@ def test_two_processes_equal_one(data_dir: Path, tmp_path: Path) -> None:
     }
     alone = train({f"cpu-{n}": recipe(data_dir, *o) for n, o in variants.items()}, tmp_path / "alone")
     spread = {f"{t}-{n}": recipe(data_dir, *o, trainer=t) for t in ("ddp", "zero3") for n, o in variants.items()}
+    spread["zero2-sampled"] = recipe(data_dir, *variants["sampled"], trainer="zero2")
     together = train(spread, tmp_path / "together", processes=2)
     found = {name: distance(alone / f"cpu-{name.partition('-')[2]}", together / name) for name in spread}
     print(found)
