@@ -22,7 +22,8 @@ from mosear.data.synthetic.reasons import VOCABULARY, clip_cues, phrase_f1
 from mosear.data.synthetic.transcripts import LABEL_WORDS
 from mosear.inference.generation import generate_text
 from mosear.inference.scoring import label_log_probs
-from mosear.pretraining.reasons import CUE_QUESTION, MOST_TOKENS
+from mosear.pretraining.reason_questions import CUE_QUESTION
+from mosear.pretraining.reasons import MOST_TOKENS
 
 DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
 STRONG, WEAK = (0.7, 1.0), (0.25, 0.55)

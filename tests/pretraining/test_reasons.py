@@ -19,16 +19,8 @@ from mosear.data.synthetic.transcripts import IDLE_CLAUSES, LABEL_WORDS, PAIR_CL
 from mosear.pretraining import pools
 from mosear.pretraining.pools import build_pool, pool_cues
 from mosear.pretraining.pretrain import Assembler, Item, answer_logits, decode
-from mosear.pretraining.reasons import (
-    CUE_QUESTION,
-    MOST_TOKENS,
-    TAGS,
-    ReasonRecipe,
-    Reasons,
-    Training,
-    reason_words,
-    train,
-)
+from mosear.pretraining.reason_questions import CUE_QUESTION, TAGS, Reasons, reason_words
+from mosear.pretraining.reasons import MOST_TOKENS, ReasonRecipe, Training, train
 
 SMALL = ReasonRecipe(
     steps=2, tower_steps=2, both=6, face=2, voice=2, text=2, copies=2, faces=24, voices=24, held_out=24
@@ -173,7 +165,7 @@ def test_a_short_training_writes_a_base(cache, tmp_path) -> None:
     assert set(scores["cue_f1"]) == set(VOCABULARY)
     recipe = json.loads((tmp_path / "base" / "recipe.json").read_text())
     assert recipe["base"] == "tiny-omni" and recipe["steps"] == recipe["tower_steps"] == 2 and "torch" in recipe
-    written = load_backbone(tmp_path / "base", dtype="fp32")
+    written = load_backbone(str(tmp_path / "base"), dtype="fp32")
     assert written.processor.tokenizer("<think>")["input_ids"] == [written.processor.tokenizer.get_vocab()["<think>"]]
     base, after = load_backbone("tiny-omni", dtype="fp32").model.state_dict(), written.model.state_dict()
     changed = {name for name, weight in base.items() if not torch.equal(weight, after[name])}
