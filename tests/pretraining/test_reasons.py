@@ -173,7 +173,7 @@ def test_a_short_training_writes_a_base(cache, tmp_path) -> None:
     assert set(scores["cue_f1"]) == set(VOCABULARY)
     recipe = json.loads((tmp_path / "base" / "recipe.json").read_text())
     assert recipe["base"] == "tiny-omni" and recipe["steps"] == recipe["tower_steps"] == 2 and "torch" in recipe
-    written = load_backbone(tmp_path / "base", dtype="fp32")
+    written = load_backbone(str(tmp_path / "base"), dtype="fp32")
     assert written.processor.tokenizer("<think>")["input_ids"] == [written.processor.tokenizer.get_vocab()["<think>"]]
     base, after = load_backbone("tiny-omni", dtype="fp32").model.state_dict(), written.model.state_dict()
     changed = {name for name, weight in base.items() if not torch.equal(weight, after[name])}
