@@ -33,7 +33,7 @@ ARMS: dict[str, list[str]] = {
     "sft_labels": [*WORDS, SFT_RATE],
     "sft_reasons": [*WORDS, *WRITTEN, SFT_RATE],
     "cold_start": [*WORDS, *WRITTEN, SFT_RATE, "trainer.max_epochs=1"],
-    "grpo": [*R1, "method.rewards.evidence=null", "method.weights={format: 0.5}"],
+    "grpo": [*R1, "method.rewards.evidence=null"],
     "grpo_evidence": R1,
     "grpo_words": [*WORDS, *RL],
     "exact_words": [*WORDS, *RL, "method.estimator=exact"],

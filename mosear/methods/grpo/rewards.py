@@ -191,7 +191,7 @@ def reward_problems(functions: Mapping[str, Any], weights: Mapping[str, Any]) ->
                 f"rewards.{name}={_name(function)} cannot be called as reward(completions, **columns): {complaint}; "
                 f"the columns are {', '.join(COLUMNS)}, so take **columns, and give its own settings beside _target_"
             )
-    if unknown := sorted(set(weights) - set(named)):
+    if unknown := sorted(set(weights) - set(functions)):  # a reward that is left out may keep its weight
         yield f"weights name {', '.join(unknown)}, but the rewards are {', '.join(named)}"
 
 

@@ -156,3 +156,4 @@ def test_what_cannot_be_called_is_found_before_a_step() -> None:
     assert "_target_" in problem
     assert list(reward_problems({"off": None}, {})) == ["rewards={} must name at least one reward"]
     assert list(reward_problems({"a": format_reward}, {"b": 1.0})) == ["weights name b, but the rewards are a"]
+    assert not list(reward_problems({"a": format_reward, "b": None}, {"b": 1.0})), "left out, with its weight"
