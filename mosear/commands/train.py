@@ -24,7 +24,7 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def run(cfg: DictConfig) -> float | None:
     """Validate the config, train, test; returns the conflict mean (what a sweep maximises)."""
-    from mosear.runtime.cold_start import check_trainings, train_in_order
+    from mosear.runtime.cold_start import check_trainings, first_training, train_in_order
     from mosear.runtime.told_errors import told_errors
 
     with told_errors():
@@ -34,6 +34,10 @@ def run(cfg: DictConfig) -> float | None:
         if cfg.dry_run:
             from mosear.planning.dry_run import report
 
+            if (first := first_training(cfg)) is not None:
+                print(f"first {first.name}:\n")
+                report(first)
+                print(f"\nthen {cfg.name}:\n")
             report(cfg)
             return None
         return train_in_order(cfg)["conflict_mean"]
