@@ -39,7 +39,9 @@ def run(cfg: DictConfig) -> float | None:
         processes_start()
         if cfg.dry_run:
             from mosear.planning.dry_run import report
+            from mosear.runtime.quiet import quiet_libraries
 
+            quiet_libraries()
             report(cfg)
             return None
         from mosear.runtime.flows import evaluate

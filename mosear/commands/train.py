@@ -33,7 +33,9 @@ def run(cfg: DictConfig) -> float | None:
         processes_start()
         if cfg.dry_run:
             from mosear.planning.dry_run import report
+            from mosear.runtime.quiet import quiet_libraries
 
+            quiet_libraries()
             if (first := first_training(cfg)) is not None:
                 print(f"first {first.name}:\n")
                 report(first)

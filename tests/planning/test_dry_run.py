@@ -70,6 +70,14 @@ def test_nothing_is_rendered_or_loaded(tmp_path: Path) -> None:
         assert part in shown
 
 
+def test_the_command_shows_both_trainings_and_no_warning(tmp_path: Path) -> None:
+    where = [f"data_dir={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = processes.run(["train.py", "+experiment=r1_omni", "debug=dry", *where], check=True)
+    first, then = done.stdout.split("then r1_omni:")
+    assert first.startswith("first r1_omni_cold_start:") and "38 an epoch" in first and "75 an epoch" in then
+    assert "Warning" not in done.stderr
+
+
 def test_an_unknown_backbone_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit, match="how large 'nobody/nothing' is"):
