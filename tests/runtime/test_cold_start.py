@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 from mosear.problems import ConfigError
 from mosear.runtime.cold_start import check_trainings, first_training
 from mosear.torchrun import register_resolvers
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 LABELS = "{_target_:mosear.methods.answer_tuning.AnswerTuning}"
@@ -60,9 +58,7 @@ def test_mistakes_of_both_are_told_once(tmp_path: Path) -> None:
 
 def train(directory: Path, data: Path, *overrides: str) -> dict[str, object]:
     small = ["debug=fast", f"data_dir={data}", f"hydra.run.dir={directory}", "callbacks.progress=null", "logger=none"]
-    command = [sys.executable, "train.py", *small, *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
+    done = processes.run(["train.py", *small, *overrides])
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, object] = json.loads((directory / "metrics.json").read_text())
     return found

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from mosear.runtime.adapters import load_adapter
 from mosear.runtime.checks import check_training
 from mosear.runtime.omni import build_omni_system
 from mosear.torchrun import register_resolvers
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]
 EARLIER = ROOT / "tests" / "fixtures" / "earlier" / "run"
@@ -87,9 +85,7 @@ def test_other_adapters_and_backbones_are_refused_before_anything_is_loaded(
 
 
 def test_what_is_no_adapter_ends_with_a_sentence(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "train.py", f"init_from={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
+    done = processes.run(["train.py", f"init_from={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"])
     assert done.returncode == 2
     assert "not a trained adapter" in done.stderr and "Traceback" not in done.stderr
 
