@@ -213,7 +213,7 @@ def test_values_that_were_accepted_and_must_not_be(build: Callable[[], object], 
 
 # -- comments in conf/ -------------------------------------------------------------------------------------------------
 
-OPEN = {"resume", "split", "target_modules"}
+OPEN = {"cold_start", "init_from", "resume", "split", "target_modules"}
 """Settings whose comment lists examples: a path, a name or an expression may stand there too."""
 PASSED_ON = {"keep_adapter": ("mosear.callbacks.AdapterCheckpoint", "select")}
 """Settings at the top level that a node below takes over."""

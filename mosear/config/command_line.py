@@ -122,6 +122,8 @@ def suggestion(key: str, known: Iterable[str]) -> str:
         lasts = {name.rpartition(".")[2] for name in names}
         close = get_close_matches(last, sorted(lasts), LISTED, CLOSE)
         found = [name for name in names if name.rpartition(".")[2] in close]
+    # A section of differences (cold_start) has the names of the sections that it changes.
+    found = [name for name in found if not any(name.endswith(f".{other}") for other in found)]
     if found:
         return f"Did you mean {' or '.join(found[:LISTED])}?"
     return "`--cfg job` prints all settings and stops; `--help` lists the groups."

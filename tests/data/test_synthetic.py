@@ -527,7 +527,7 @@ def test_another_corpus_in_the_same_place_is_refused(small_corpus, change, messa
 
 
 def test_another_generator_is_refused(small_corpus, monkeypatch) -> None:
-    monkeypatch.setattr(corpus_module, "generator_hash", lambda: "0123")
+    monkeypatch.setattr(corpus_module, "generator_hash", lambda *_: "0123")
     with pytest.raises(ValueError, match=r"generator '[0-9a-f]{16}' \(wanted '0123'\)"):
         ensure_corpus(small_corpus, **SMALL)
 
