@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -105,7 +104,12 @@ def finished(study: Reinforcement, seeds: Sequence[int]) -> dict[str, list[Path]
 def curve_table(runs: Mapping[str, Sequence[Path]]) -> str:
     """Rewards, length and entropy over the fifths of each reinforcement learning, means over seeds."""
     names = ("reward/accuracy", "reward/format", "reward/evidence", "length", "entropy", "kl", "zero_variance")
-    lines = ["| run | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    lines = [
+        "Means over five equal parts of each training with GRPO:",
+        "",
+        "| run | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
     for arm, own_runs in runs.items():
         if not arm.startswith("grpo"):
             continue
@@ -123,19 +127,8 @@ def write_tables(study: Reinforcement, seeds: Sequence[int]) -> str:
     rows = finished(study, seeds)
     benchmark = collect([study.without_adapter(), *(run for runs in rows.values() for run in runs)], [])
     pairs = [pair for pair in PAIRS if set(pair) <= set(benchmark.systems)]
-    spent = "| row | runs | seconds of tuning |\n|---|---:|---:|\n" + "\n".join(
-        f"| {name} | {len(runs)} | {mean(seconds_of(run) for run in runs):.0f} |" for name, runs in rows.items()
-    )
     page = ROOT / "docs" / "tables" / "reinforcement.md"
-    return write_page(
-        page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), curve_table(rows), spent
-    )
-
-
-def seconds_of(run: Path) -> float:
-    """What tuning took."""
-    found: float = json.loads((run / METRICS).read_text(encoding="utf-8"))["run"]["tuning_seconds"]
-    return found
+    return write_page(page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), curve_table(rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

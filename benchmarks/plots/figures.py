@@ -114,6 +114,14 @@ MAIN = Figure(
 FIGURES = (
     MAIN,
     Figure(
+        "reinforcement",
+        "Tuning and reinforcement learning: accuracy in per cent",
+        "LoRA on tiny-omni-reasons, 2,400 clips seen, three seeds, 300 clips per subset",
+        "grpo.md",
+        ("consistent", "conflict mean", "contextual", "ood"),
+        bars=True,
+    ),
+    Figure(
         "peers",
         "mosear beside the better of two peers",
         "Ratios: CPU speed (higher is better), also with the feature cache, and peak memory (lower is better)",
