@@ -129,5 +129,5 @@ def _learning_curve(parts: build.Assembly) -> list[LineChart]:
                     series.setdefault(name, []).append((float(row["step"]), float(row[name])))
     if not series:
         return []
-    caption = "train/loss is what the method minimises; val/loss is the cross-entropy of the right label among the candidates."
+    caption = "train/loss: what the method minimises. val/loss: cross-entropy of the right label among the candidates."
     return [LineChart(title="Learning curve", series=series, x_label="step", caption=caption)]
