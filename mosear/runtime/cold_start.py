@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mosear.evaluation.runs import CONFIG, METRICS
 from mosear.problems import ConfigError, Problem
 from mosear.runtime.checks import check_training
-from mosear.runtime.resume import AUTO, differences, settings_of
+from mosear.runtime.resume import AUTO, other_settings, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ def first_training(cfg: DictConfig) -> DictConfig | None:
     with open_dict(first):
         for name, changed in first.pop(KEY).items():
             if OmegaConf.is_dict(changed) and "_target_" not in changed and OmegaConf.is_dict(first.get(name)):
-                OmegaConf.set_struct(first[name], False)
                 first[name].merge_with(changed)
             else:
                 first[name] = changed
@@ -48,7 +47,6 @@ def first_training(cfg: DictConfig) -> DictConfig | None:
         first.run_dir = str(Path(cfg.run_dir) / KEY)
         first.resume = None if cfg.resume is None else AUTO
         first.zero_shot = False
-    OmegaConf.set_struct(first, True)
     return first
 
 
@@ -92,11 +90,7 @@ def _of_cold_start(cfg: DictConfig, known: list[Problem]) -> Iterator[Problem]:
             yield dataclasses.replace(problem, key=f"{KEY}.{problem.key}")
     if cfg.resume is not None and is_finished(first):
         saved: Any = OmegaConf.load(Path(first.run_dir) / CONFIG)
-        if changed := differences(settings_of(saved), settings_of(first)):
-            yield Problem(
-                KEY, first.run_dir, f"it was trained with other settings: {'; '.join(changed[:8])}",
-                "Give the settings of the first start. To train with others, start a new run.",
-            )  # fmt: skip
+        yield from other_settings(KEY, first.run_dir, first.run_dir, settings_of(saved), first)
 
 
 def train_in_order(cfg: DictConfig) -> dict[str, Any]:

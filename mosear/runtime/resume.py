@@ -79,6 +79,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def other_settings(
+    key: str, value: Any, trained: str | Path, before: Mapping[str, Any], cfg: DictConfig
+) -> Iterator[Problem]:
+    """What was trained with settings ``before`` cannot be gone on with under others."""
+    if changed := differences(before, settings_of(cfg)):
+        yield Problem(
+            key, value,
+            f"{trained} was trained with other settings: {'; '.join(changed[:8])}"
+            + (f"; and {len(changed) - 8} more" if len(changed) > 8 else ""),
+            "Give the settings of the first start. To train on with others, start a new run.",
+        )  # fmt: skip
+
+
 def checkpoints_directory(cfg: DictConfig) -> Path | None:
     """Where this run's checkpoints go; ``None`` if it writes none."""
     node = (cfg.get("callbacks") or {}).get("checkpoint")
@@ -127,13 +140,7 @@ def resume_is_possible(cfg: DictConfig) -> Iterator[Problem]:
             f"Start {found.note.world_size} process(es) with the same trainer. To train on with {world}, start a new "
             "run.",
         )  # fmt: skip
-    if changed := differences(in_present_names(found.note.settings), settings_of(cfg)):
-        yield Problem(
-            "resume", cfg.resume,
-            f"{found.directory} was trained with other settings: {'; '.join(changed[:8])}"
-            + (f"; and {len(changed) - 8} more" if len(changed) > 8 else ""),
-            "Give the settings of the first start. To train on with others, start a new run.",
-        )  # fmt: skip
+    yield from other_settings("resume", cfg.resume, found.directory, in_present_names(found.note.settings), cfg)
     if not found.directory.resolve().is_relative_to(Path(cfg.run_dir).resolve()):
         yield Problem(
             "resume", cfg.resume,

@@ -133,7 +133,7 @@ def test_clips_without_a_reason_are_refused_or_left_out_and_counted(
     options = reasoned(corpus, tmp_path / "some.parquet", {1: None, 2: " "})
     options |= {"prompt": Prompt(answer_format="rlvr")}
     own = module(**options)
-    count = len(own.manifest("train"))  # nobody learns them: reinforcement learning needs no reasons
+    count = len(own.manifest("train"))  # reasons are not learned: reinforcement learning needs none
     own = module(**options)
     own.written = True
     with pytest.raises(ManifestError, match=rf"(?s)some\.parquet .*2 of {count} clips have no reason, e\.g\. "):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from mosear.data.synthetic import faces, make_speaker, voices
+from mosear.data.synthetic import make_speaker
 from mosear.data.synthetic.contact_sheet import contact_sheet
 from mosear.data.synthetic.ood import OOD, SPEAKERS, make_ood_speaker, plan_ood_clip, render_ood_arrays
 from mosear.data.synthetic.plans import SPEAKERS as OF_SPLIT
 from mosear.data.synthetic.plans import clip_rngs
 from mosear.data.synthetic.reasons import clip_cues, face_cues, voice_cues
+from tests.helpers.drawn import drawn_parameters
 
 
 def rendered(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
@@ -51,19 +52,11 @@ def test_pictures_have_one_colour_on_paper() -> None:
 
 
 def test_expressions_are_drawn_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = {}
-    for module, name in ((faces, "_draw_pose"), (voices, "_pitch_contour")):
-        original = getattr(module, name)
-
-        def spy(parameters, *rest, original=original, name=name):
-            drawn[name] = dict(parameters)
-            return original(parameters, *rest)
-
-        monkeypatch.setattr(module, name, spy)
+    drawn = drawn_parameters(monkeypatch)
     for index in range(6):
         rendered(index, size=32)
         cues = clip_cues(0, plan_ood_clip(0, index), index)
-        assert cues["video"] == face_cues(drawn["_draw_pose"]) and cues["audio"] == voice_cues(drawn["_pitch_contour"])
+        assert cues["video"] == face_cues(drawn["face"]) and cues["audio"] == voice_cues(drawn["voice"])
 
 
 def test_the_contact_sheet_can_show_it() -> None:

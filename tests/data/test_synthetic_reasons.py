@@ -26,6 +26,7 @@ from mosear.data.synthetic.reasons import (
 )
 from mosear.data.synthetic.transcripts import LABEL_WORDS, TEST_TEMPLATES, TRAIN_TEMPLATES
 from mosear.methods.conflict_mixing.pairs import recombined_clip
+from tests.helpers.drawn import drawn_parameters
 
 SMALL = {"train_clips": 2, "val_clips": 2, "test_clips": 2, "workers": 1, "size": 48}
 CALM_FACE = dict.fromkeys(faces.FACE_CUES.names, 0.0)
@@ -136,21 +137,13 @@ def test_reasons_never_name_a_label() -> None:
 
 def test_phrases_are_those_of_the_pixels_and_samples(monkeypatch) -> None:
     """What a reason is made from is what the renderer drew: nothing is drawn twice."""
-    drawn = {}
-    for module, name in ((faces, "_draw_pose"), (voices, "_pitch_contour")):
-        original = getattr(module, name)
-
-        def spy(parameters, *rest, original=original, name=name):
-            drawn[name] = dict(parameters)
-            return original(parameters, *rest)
-
-        monkeypatch.setattr(module, name, spy)
+    drawn = drawn_parameters(monkeypatch)
     group = next(group for group in GROUPS if group.name == "test_video_aligned")
     for index in range(12):
         plan, (_, rng) = plan_clip(0, group, index), clip_rngs(0, group, index)
         render_clip_arrays(plan.face, plan.voice, plan.speaker, rng, size=32)
         cues = clip_cues(0, plan, index)
-        assert cues["video"] == face_cues(drawn["_draw_pose"]) and cues["audio"] == voice_cues(drawn["_pitch_contour"])
+        assert cues["video"] == face_cues(drawn["face"]) and cues["audio"] == voice_cues(drawn["voice"])
 
 
 def test_a_missing_modality_has_no_cues() -> None:

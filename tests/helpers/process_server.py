@@ -87,7 +87,7 @@ def tell_end(descriptor: int, process: int, connection: socket.socket) -> None:
     """Send how a child ended."""
     _, status = os.waitpid(process, 0)
     os.close(descriptor)
-    with connection, suppress(BrokenPipeError):  # nobody waits for it any more
+    with connection, suppress(BrokenPipeError):  # the process that asked has gone
         connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "little", signed=True))
 
 

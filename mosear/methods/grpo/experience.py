@@ -40,7 +40,7 @@ class Group:
         texts: without special tokens.
         parsed: the label that is read in each, or ``None``.
         scored: what they are worth, ``[G]`` each.
-        thought: bool ``[G, T]``, tokens inside ``<think>``; ``None`` where nobody asks.
+        thought: bool ``[G, T]``, tokens inside ``<think>``; ``None`` where ``masked_kl`` is 0.
     """
 
     clip: Clip
@@ -213,7 +213,7 @@ def joined_groups(groups: Sequence[Group], pad_id: int) -> tuple[Tensor, Tensor 
 
 
 def joined_thoughts(groups: Sequence[Group], length: int) -> Tensor | None:
-    """bool ``[P, G, T]``; ``None`` where nobody asks."""
+    """bool ``[P, G, T]``; ``None`` where ``masked_kl`` is 0."""
     found = [group.thought for group in groups]
     return (
         torch.stack([pad(own, (0, length - own.shape[-1])) for own in found if own is not None])

@@ -69,7 +69,7 @@ def test_only_the_deciding_modality_counts() -> None:
     assert worth(reward, "brows lowered; voice loud", voice) == pytest.approx(2 / 3)
     assert worth(reward, "brows lowered, mouth pressed", clip(audio="happy")) == 1.0
     assert worth(reward, "voice loud, voice fast", clip()) == 0.5, "face and voice agree: both are asked for"
-    assert worth(reward, "voice loud", clip(visual=None, audio=None, text=None)) is None, "nobody knows who decides"
+    assert worth(reward, "voice loud", clip(visual=None, audio=None, text=None)) is None, "none is known to decide"
 
 
 def test_clips_without_cues_have_no_reward() -> None:
