@@ -37,10 +37,10 @@ class Size:
     experts: int = 1
 
 
-def raw_batch(backbone: OmniBackbone, size: Size) -> OmniBatch:
+def raw_batch(backbone: OmniBackbone, size: Size, prompt: Prompt | None = None) -> OmniBatch:
     """Training clips of the synthetic corpus with answers; longer ones repeat themselves."""
     processor = MediaProcessor(backbone.processor)
-    builder = SampleBuilder(backbone.processor, backbone.family, Prompt(), max_tokens=100_000)
+    builder = SampleBuilder(backbone.processor, backbone.family, prompt or Prompt(), max_tokens=100_000)
     samples = []
     for index in range(size.clips):
         plan = plan_clip(0, GROUPS[0], index)

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from mosear.experts.lean_lora import LeanLoraLinear, lean
+from mosear.experts.lean_lora import LeanLoraLinear, folded, lean
 
 
 class Mlp(nn.Module):
@@ -123,3 +123,31 @@ def test_backward_keeps_nothing_of_the_size_of_the_output() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(torch.randn(5, 16))
     assert (5, 4) in kept and (5, 40) not in kept
+
+
+def test_folded_layers_give_the_same_and_leave_no_trace() -> None:
+    theirs, ours = adapted()
+    x = torch.randn(3, 7, 16)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with folded(ours):
+        layers = [module for module in ours.modules() if isinstance(module, LeanLoraLinear)]
+        assert len(layers) == 2 and all(layer.folded is not None for layer in layers)
+        torch.testing.assert_close(ours(x), theirs(x))
+        with ours.disable_adapter(), theirs.disable_adapter():
+            assert torch.equal(ours(x), theirs(x))
+    assert all(layer.folded is None for layer in layers)
+    assert before.keys() == ours.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_layers_in_low_precision_are_not_folded() -> None:
+    _, ours = adapted(torch.bfloat16)
+    with folded(ours):
+        assert all(module.folded is None for module in ours.modules() if isinstance(module, LeanLoraLinear))
+
+
+def test_an_error_inside_unfolds() -> None:
+    _, ours = adapted()
+    with pytest.raises(KeyError), folded(ours):
+        raise KeyError
+    assert all(module.folded is None for module in ours.modules() if isinstance(module, LeanLoraLinear))

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from mosear.backbones.partitioned import weights_are_partitioned
 from mosear.backbones.sequences import sequence_state
+from mosear.experts.lean_lora import folded
 from mosear.methods.processes import anywhere
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ class CachedRollout:
 
     def __call__(self, request: RolloutRequest) -> Completions:
         """Sample."""
-        return sample(self.backbone, request, together=weights_are_partitioned())
+        if weights_are_partitioned():
+            return sample(self.backbone, request, together=True)
+        with folded(self.backbone.model):
+            return sample(self.backbone, request)
 
 
 def seeds_of(seed: int, step: int, micro_batch: int, attempt: int, positions: Sequence[int]) -> list[int]:
