@@ -70,11 +70,11 @@ def test_the_loss_adds_both_and_leaves_labels_without_a_sentiment_out() -> None:
         emotion.append(math.log(sum(map(math.exp, y))) - y[label])
         if feeling is not None:
             sentiment.append(math.log(sum(map(math.exp, s))) - s[feeling])
-    assert float(found["task_loss"]) == pytest.approx(sum(emotion) / 4, rel=1e-5)
-    assert float(found["sentiment_loss"]) == pytest.approx(sum(sentiment) / 3, rel=1e-5)
-    assert float(found["loss"]) == pytest.approx(sum(emotion) / 4 + 0.5 * sum(sentiment) / 3, rel=1e-5)
+    assert found["task_loss"].item() == pytest.approx(sum(emotion) / 4, rel=1e-5)
+    assert found["sentiment_loss"].item() == pytest.approx(sum(sentiment) / 3, rel=1e-5)
+    assert found["loss"].item() == pytest.approx(sum(emotion) / 4 + 0.5 * sum(sentiment) / 3, rel=1e-5)
     nothing = labelled(random_batch(), ["surprise"] * 4)
-    assert float(net.loss(net(nothing), nothing, LabelTask(LABELS))["sentiment_loss"]) == 0.0
+    assert net.loss(net(nothing), nothing, LabelTask(LABELS))["sentiment_loss"].item() == 0.0
 
 
 def test_without_a_mapping_there_is_one_head() -> None:
