@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).with_name("golden_keys.txt")
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra", "benchmark") or path.stem in ("manifest", "synthetic")
+    if path.parent.name not in ("experiment", "hydra", "benchmark", "model") or path.stem in ("manifest", "synthetic")
 )
 CPU = ["trainer.accelerator=cpu", "trainer.devices=1"]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -22,6 +22,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    over_time: ClassVar[bool] = False
+    """Whether an output per step is wanted; a model whose constructor has this parameter is told."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)
