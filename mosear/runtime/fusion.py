@@ -37,8 +37,10 @@ def fusion_fits(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "steering", cfg.steering.name, "steering moves attention of an omni-modal model", "Use steering=none."
         )
-    if (path := cfg.get("adapter_path")) is not None and not (Path(path) / FUSION).is_file():
-        yield Problem("adapter", path, f"not a trained fusion model: there is no {FUSION}", "Give the run of one.")
+    if "adapter_path" in cfg and not (Path(cfg.adapter_path or "none") / FUSION).is_file():
+        yield Problem(
+            "run", cfg.adapter_path, f"no trained fusion model: there is no {FUSION}", "Give run=RUN, a run of one."
+        )
     task, model = resolve_target(cfg.task._target_), resolve_target(cfg.model._target_)
     if task.name not in model.tasks:
         yield Problem(
