@@ -52,6 +52,14 @@ class Task(ABC):
         return
 
     @abstractmethod
+    def truth(self, clip: Clip) -> dict[str, Any]:
+        """The fields of a prediction row that say what is true of a clip."""
+
+    @abstractmethod
+    def worths(self, output: FusionOutput, clips: Sequence[Clip]) -> list[tuple[float, float]]:
+        """Of each clip: how right the prediction is, in [0, 1], and the log-probability of the truth."""
+
+    @abstractmethod
     def predictions(self, output: FusionOutput, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         """For each clip the fields of :class:`~mosear.evaluation.predictions.PredictionRow` that say what was true and
         what was predicted."""
