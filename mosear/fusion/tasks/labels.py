@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from mosear.data.clip import Clip
 from mosear.evaluation.metrics.multilabel import micro_scores, sample_jaccard
+from mosear.evaluation.predictions import joined as set_text
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.model import FusionOutput
 from mosear.fusion.tasks.base import Task, joined
-
-EMPTY = "none"
 
 
 class LabelSetTask(Task):
@@ -42,7 +41,9 @@ class LabelSetTask(Task):
     ) -> None:
         super().__init__(labels)
         if threshold is not None and not 0 < threshold < 1:
-            raise ValueError(f"threshold={threshold} must lie between 0 and 1, or be null to choose it on validation data.")
+            raise ValueError(
+                f"threshold={threshold} must lie between 0 and 1, or be null to choose it on validation data."
+            )
         if criterion not in ("micro_f1", "jaccard"):
             raise ValueError(f"criterion={criterion!r} must be 'micro_f1' or 'jaccard'.")
         self.fixed, self.criterion = threshold, criterion
@@ -65,7 +66,9 @@ class LabelSetTask(Task):
 
     def targets(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """``labels``: float32 ``[B, K]``, 1 where a label is there."""
-        return {"labels": torch.tensor([[float(name in self.labels_of(clip)) for name in self.labels] for clip in clips])}
+        return {
+            "labels": torch.tensor([[float(name in self.labels_of(clip)) for name in self.labels] for clip in clips])
+        }
 
     def loss(self, output: FusionOutput, batch: FeatureBatch) -> Tensor:
         """Binary cross-entropy, a mean over clips and labels."""
@@ -97,7 +100,7 @@ class LabelSetTask(Task):
     def truth(self, clip: Clip) -> dict[str, Any]:
         """The set, and as text."""
         own = self.labels_of(clip)
-        return {"label": self._text(own), "labels": own}
+        return {"label": set_text(own, self.labels), "labels": own}
 
     def worths(self, output: FusionOutput, clips: Sequence[Clip]) -> list[tuple[float, float]]:
         """Share of the labels that are right, and the log-probability of the whole set."""
@@ -115,7 +118,7 @@ class LabelSetTask(Task):
         for clip, p in zip(clips, output.values.double().sigmoid().tolist(), strict=True):
             if all(math.isfinite(value) for value in p):
                 own = [name for name, value in zip(self.labels, p, strict=True) if value >= self.threshold]
-                answer = {"prediction": self._text(own), "predicted_labels": own, "distribution": p}
+                answer = {"prediction": set_text(own, self.labels), "predicted_labels": own, "distribution": p}
             else:
                 answer = {"prediction": None, "unparsed_reason": "the model's output is not finite"}
             found.append({**self.truth(clip), **answer})
@@ -128,6 +131,3 @@ class LabelSetTask(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         self.threshold = float(state.get("threshold", self.threshold))
-
-    def _text(self, own: Sequence[str]) -> str:
-        return " + ".join(own) or EMPTY

@@ -41,7 +41,7 @@ class ScoreTask(Task):
         if set(levels or {}) != set(labels):
             raise ValueError(
                 f"levels must give a score to exactly the labels {', '.join(labels)}; they name "
-                f"{', '.join(levels or {}) or 'none'}. Set task.levels, e.g. {{negative: -1.5, neutral: 0, positive: 1.5}}."
+                f"{', '.join(levels or {}) or 'none'}. Set task.levels, e.g. {{negative: -1, positive: 1}}."
             )
         self.levels, self.error = {name: float(value) for name, value in (levels or {}).items()}, error
 
@@ -69,7 +69,8 @@ class ScoreTask(Task):
         loss = float((values - truth).abs().mean() if self.error == "absolute" else (values - truth).square().mean())
         found = {"loss": loss}
         if bool(values.isfinite().all()):
-            found |= {name: f(truth.tolist(), values.tolist()) for name, f in (("mae", mae), ("pearson", pearson), ("ccc", ccc))}
+            pair = truth.numpy(), values.numpy()
+            found |= {"mae": mae(*pair), "pearson": pearson(*pair), "ccc": ccc(*pair, ignore=None)}
         return found
 
     def truth(self, clip: Clip) -> dict[str, Any]:

@@ -66,18 +66,18 @@ class SeriesTask(Task):
     def loss(self, output: FusionOutput, batch: FeatureBatch) -> Tensor:
         """1 - CCC, summed over valence and arousal."""
         truth, steps = batch.targets["series"], batch.targets["steps"]
-        return ccc_loss(self._aligned(output, steps, truth.shape[1]), truth, truth.isfinite())
+        return ccc_loss(self._aligned(output, steps), truth, truth.isfinite())
 
-    def _aligned(self, output: FusionOutput, steps: Tensor, longest: int) -> Tensor:
+    def _aligned(self, output: FusionOutput, steps: Tensor) -> Tensor:
         """``[B, S, 2]`` on the steps of the annotation."""
         assert output.steps is not None, "a model of time series says how many steps mean something"
-        return resampled(output.values, output.steps, steps, longest)
+        return resampled(output.values, output.steps, steps)
 
     def validation(self, outputs: Sequence[FusionOutput], clips: Sequence[Clip]) -> dict[str, float]:
         """``loss`` over the whole set, ``ccc_valence`` and ``ccc_arousal``."""
         truth, found = self._flat(outputs, clips)
         scores = {
-            f"ccc_{name}": metrics.ccc(truth[kept, column], found[kept, column])
+            f"ccc_{name}": metrics.ccc(truth[kept, column], found[kept, column], ignore=None)
             for column, name in enumerate(DIMENSIONS)
             if (kept := np.isfinite(truth[:, column])).any()
         }
@@ -95,7 +95,7 @@ class SeriesTask(Task):
 
     def _predicted(self, output: FusionOutput, clips: Sequence[Clip]) -> list[np.ndarray]:
         steps = torch.tensor([len(annotated(clip)) for clip in clips], device=output.values.device)
-        values = self._aligned(output, steps, int(steps.max())).double().cpu().numpy()
+        values = self._aligned(output, steps).double().cpu().numpy()
         return [value[:count] for value, count in zip(values, steps.tolist(), strict=True)]
 
     def truth(self, clip: Clip) -> dict[str, Any]:
@@ -140,5 +140,5 @@ class SeriesTask(Task):
 
 def annotated(clip: Clip) -> np.ndarray:
     """Valence and arousal of a clip, ``[T, 2]``, NaN where they are not known."""
-    _, values = clip.annotations
-    return values
+    found = clip.annotations
+    return np.full((1, 2), math.nan) if found is None else found.values
