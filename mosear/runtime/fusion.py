@@ -41,6 +41,9 @@ def fusion_fits(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "run", cfg.adapter_path, f"no trained fusion model: there is no {FUSION}", "Give run=RUN, a run of one."
         )
+    problems = getattr(resolve_target(cfg.features._target_), "problems", None)
+    if problems is not None:
+        yield from problems(cfg)
     task, model = resolve_target(cfg.task._target_), resolve_target(cfg.model._target_)
     if task.name not in model.tasks:
         yield Problem(
