@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
         return f"{self.video}/{self.clip}"
 
 
-def _polarity_label(score: float | None, scale: float) -> str | None:
+def polarity_label(score: float | None, scale: float) -> str | None:
     """On CH-SIMS (scale 1) neutral is |s| <= 0.1; on CMU's sets (scale 3) it is 0 alone."""
     if score is None:
         return None
@@ -67,13 +67,13 @@ def _read(request: Request, scale: float, layout: str) -> Reading:
         if subset is None:
             reading.drop(f"{request.rule}: a unimodal label is missing", entry.id)
             continue
-        shown = {name: _polarity_label(getattr(entry.scores, name), scale) for name in Scores._fields}
+        shown = {name: polarity_label(getattr(entry.scores, name), scale) for name in Scores._fields}
         clip = Clip(
             id=entry.id,
             video=raw.path(entry.id),
             audio="video",
             text=text,
-            label=_polarity_label(entry.score, scale),
+            label=polarity_label(entry.score, scale),
             score=entry.score,
             modality_labels=ModalityLabels(**shown),
             subset=subset,
