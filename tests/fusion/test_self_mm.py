@@ -189,10 +189,12 @@ def test_the_labels_are_part_of_the_weights() -> None:
         net.loss(net.train()(batch), batch, TASK)
     fresh = model()
     fresh.load_state_dict(net.state_dict())
+    before = net.labels.state()
     for made in (net, fresh):
         made.loss(made.eval()(batch), batch, TASK)  # not in training: nothing goes on
     assert all(isinstance(value, torch.Tensor) for value in net.state_dict().values())
-    assert torch.equal(fresh.labels.state(), net.labels.state()) and len(fresh.labels) == 4
+    assert torch.equal(fresh.labels.state(), before) and torch.equal(net.labels.state(), before)
+    assert len(fresh.labels) == 4
     one, two = (made.loss(made.train()(batch), batch, TASK)["loss"].item() for made in (net, fresh))
     assert one == two
 
