@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 SCALES = (8, 32, 16)
 
@@ -111,11 +110,11 @@ class _Summary(nn.Module):
         self.linear = nn.Linear(hidden, mixed)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        # A missing sequence is read as one step, and then left out: weights must have gradients in every process.
-        steps = lengths.clamp(min=1)
+        # What stands behind a clip's end does not reach its last step. A missing sequence is read as one step, and then
+        # left out: weights must have gradients in every process.
         read = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
-        whole = features.masked_fill(~read[..., None], 0.0)
-        packed = pack_padded_sequence(whole, steps.cpu(), batch_first=True, enforce_sorted=False)
-        last = self.lstm(packed)[1][0][-1]
+        states, _ = self.lstm(features.masked_fill(~read[..., None], 0.0))
+        at = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
+        last = states.gather(1, at)[:, 0]
         found: Tensor = self.linear(self.dropout(last)).masked_fill((lengths == 0)[:, None], 0.0)
         return found
