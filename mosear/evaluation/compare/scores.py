@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mosear.evaluation.bootstrap import Interval, Resampled, Statistic
 from mosear.evaluation.compare.collect import CONTROLS, ZERO_SHOT, Benchmark, System
-from mosear.evaluation.kinds import SCORINGS, Number
+from mosear.evaluation.kinds import Number
 from mosear.evaluation.significance import ExactTest, exact_test, holm
 from mosear.evaluation.summary import CONFLICT_MEAN, CONFLICT_STATISTICS, CONFLICT_SUBSETS, GAP
 
@@ -210,14 +210,14 @@ def confidences(system: System, subset: str | None = None) -> tuple[list[float],
     return [p for p, _ in found], [hit for _, hit in found]
 
 
-def own_numbers(benchmark: Benchmark) -> list[tuple[str, Number, dict[str, float | None]]]:
-    """What only this kind of predictions has, ``(subset, number, {system: mean over its runs})``.
+def own_numbers(benchmark: Benchmark, numbers: Sequence[Number]) -> list[tuple[str, Number, dict[str, float | None]]]:
+    """``(subset, number, {system: mean over its runs})`` of numbers beside the accuracy; controls have none.
 
     Runs on several backbones count by backbone: seeds are averaged first. ``None`` where a run does not define it.
     """
     found = []
     for subset in benchmark.subsets:
-        for number in SCORINGS[benchmark.kind].own_numbers():
+        for number in numbers:
             means = {
                 name: _mean_over_runs(system, subset, number.key)
                 for name, system in benchmark.systems.items()

@@ -149,11 +149,11 @@ def _chance(benchmark: Benchmark) -> float | None:
 def _own_table(benchmark: Benchmark) -> dict[str, Any] | None:
     """The numbers that only this kind of predictions has: a column for each, a group of rows per subset."""
     groups: dict[str, dict[str, list[str]]] = {}
-    for subset, number, means in own_numbers(benchmark):
+    numbers = SCORINGS[benchmark.kind].own_numbers()
+    for subset, number, means in own_numbers(benchmark, numbers):
         for name, mean in means.items():
             groups.setdefault(subset, {}).setdefault(name, []).append(number.text(mean))
-    headings = [number.heading for number in SCORINGS[benchmark.kind].own_numbers()]
-    return {"headings": headings, "groups": groups} if groups else None
+    return {"headings": [number.heading for number in numbers], "groups": groups} if groups else None
 
 
 def _bars(one: Scored, colours: Mapping[str, str]) -> list[dict[str, Any]]:
