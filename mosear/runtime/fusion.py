@@ -60,6 +60,7 @@ def build_fusion_system(
     batch_size: int | None = None,
     eval_batch_size: int | None = None,
     augment: Any = None,
+    test_noise: list[float] | None = None,
 ) -> FusionSystem:
     """Read the features, build the model; for evaluation take the weights of a run.
 
@@ -69,6 +70,7 @@ def build_fusion_system(
         batch_size: training clips per step and process; ``None`` = ``data.batch_size``.
         eval_batch_size: the same in evaluation; ``None`` = ``data.eval_batch_size``.
         augment: what is done to training features.
+        test_noise: see :class:`~mosear.fusion.system.FusionSystem`.
     """
     task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
     source = instantiate(cfg.features, _partial_=True, _convert_="all")(cfg=cfg, accept=task.problem)
@@ -90,6 +92,7 @@ def build_fusion_system(
         instantiate(cfg.answering, _convert_="all"),
         tuning=None if "adapter_path" in cfg else instantiate(cfg.tuning, _convert_="all"),
         augment=augment,
+        test_noise=test_noise or (),
         description={name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "task")},
         run=run,
     )

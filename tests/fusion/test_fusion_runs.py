@@ -34,6 +34,7 @@ RECIPE = [
     "callbacks.progress=null",
     "+trainer.enable_progress_bar=false",
 ]
+ROBUST = ["system.augment.modality_dropout=0.3", "system.test_noise=[0.001,5]"]
 SHARED = ("id", "subset", "label", "prediction", "distribution", "p_visual", "p_audio", "p_text")
 
 
@@ -57,8 +58,15 @@ def trained(run_dir: Path, data_dir: Path, *overrides: str) -> dict:
 @pytest.fixture(scope="module")
 def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("fusion")
-    trained(run_dir, data_dir, "answering.contribution.enabled=true", "system.augment.modality_dropout=0.3")
+    trained(run_dir, data_dir, "answering.contribution.enabled=true", *ROBUST)
     return run_dir
+
+
+def test_noise_is_that_of_the_clip(run: Path, data_dir: Path, tmp_path: Path) -> None:
+    found = json.loads((run / "metrics.json").read_text())["noise"]
+    assert found.keys() == {"0.001", "5"} and found["5"].keys() == found["0.001"].keys()
+    plain = json.loads((run / "metrics.json").read_text())["subsets"]
+    assert {name: subset["accuracy"] for name, subset in plain.items()} == found["0.001"]
 
 
 def test_a_run_leaves_what_every_run_leaves(run: Path) -> None:
@@ -96,12 +104,12 @@ def test_features_of_a_split_are_read_from_one_file_the_next_time(run: Path, dat
     tables = data_dir / "cache" / "tables"
     before = {path: path.stat().st_mtime_ns for path in tables.iterdir()}
     assert len(before) == 3
-    trained(tmp_path / "same", data_dir, "answering.contribution.enabled=true", "system.augment.modality_dropout=0.3")
+    trained(tmp_path / "same", data_dir, "answering.contribution.enabled=true", *ROBUST)
     assert {path: path.stat().st_mtime_ns for path in tables.iterdir()} == before
     assert (tmp_path / "same" / "predictions.parquet").read_bytes() == (run / "predictions.parquet").read_bytes()
     torn = next(iter(before))
     torn.write_bytes(torn.read_bytes()[:100])
-    trained(tmp_path / "torn", data_dir, "answering.contribution.enabled=true", "system.augment.modality_dropout=0.3")
+    trained(tmp_path / "torn", data_dir, "answering.contribution.enabled=true", *ROBUST)
     assert (tmp_path / "torn" / "predictions.parquet").read_bytes() == (run / "predictions.parquet").read_bytes()
     trained(tmp_path / "tokens", data_dir, "features.video=tokens")
     assert len(list(tables.iterdir())) == 6, "other features, other files"

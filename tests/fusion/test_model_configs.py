@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_model_is_built_from_its_file(path: Path) -> None:
-    dimensions = {"video": 35, "audio": 74, "text": 768}
+    dimensions = {"video": 48, "audio": 64, "text": 768}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = compose("train", overrides=["+experiment=fusion", f"model={path.stem}"]).model
     model = instantiate(settings, dimensions=dimensions, outputs=1 if path.stem == "self_mm" else 6)
