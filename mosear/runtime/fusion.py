@@ -75,7 +75,8 @@ def build_fusion_system(
     task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
     source = instantiate(cfg.features, _partial_=True, _convert_="all")(cfg=cfg, accept=task.problem)
     build_model = instantiate(cfg.model, _partial_=True, _convert_="all")
-    model = build_model(dimensions=dict(source.dimensions), outputs=task.outputs)
+    over_time = {"over_time": True} if task.over_time else {}
+    model = build_model(dimensions=dict(source.dimensions), outputs=task.outputs, **over_time)
     data = FusionDataModule(
         source,
         task,
