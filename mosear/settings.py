@@ -13,6 +13,8 @@
 ``Literal`` names the values, the marks of ``annotated_types`` bound numbers and lengths, and text among the marks is
 added to the error. Numbers must be finite, a bool is no number, and a string is neither a bool nor a list. An
 annotation that is not understood here, or cannot be evaluated, accepts every value.
+
+:func:`arguments` does the same for a constructor that is no dataclass's.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
-__all__ = ["AtLeastOne", "NotNegative", "Positive", "check", "settings"]
+__all__ = ["AtLeastOne", "NotNegative", "Positive", "Share", "arguments", "check", "settings"]
 
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 AtLeastOne = Annotated[int, Ge(1)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
 
 Cls = TypeVar("Cls", bound=type)
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 _SEQUENCES: Final = (abc.Sequence, tuple, list)
 _MAPPINGS: Final = (dict, abc.Mapping)
 _NAMES: Final[dict[Any, str]] = {float: "number", int: "whole number", str: "string"}
@@ -78,6 +82,28 @@ def settings(cls: Cls) -> Cls:
     return cls
 
 
+def arguments(constructor: Constructor) -> Constructor:
+    """Decorator of an ``__init__``: its arguments are checked, and brought into form, as :func:`settings` does.
+
+    Raises:
+        ValueError: naming everything that is wrong.
+    """
+    signature = inspect.signature(constructor)
+    annotations = _evaluated(inspect.get_annotations(constructor), vars(sys.modules[constructor.__module__]))
+
+    @functools.wraps(constructor)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        reader = _Reader(type(self), annotations)
+        for name, value in list(bound.arguments.items())[1:]:
+            bound.arguments[name] = reader.read(name, value)
+        if reader.problems:
+            raise ValueError(f"{type(self).__name__}: {'; '.join(reader.problems)}.")
+        constructor(*bound.args, **bound.kwargs)
+
+    return __init__  # type: ignore[return-value]
+
+
 def check(instance: Any) -> None:
     """Checks the fields of a dataclass as they are, for one that cannot be decorated by :func:`settings`.
 
@@ -93,9 +119,9 @@ def check(instance: Any) -> None:
 class _Reader:
     """Brings the values of one object into form, and collects what is wrong with them."""
 
-    def __init__(self, cls: type) -> None:
+    def __init__(self, cls: type, annotations: Mapping[str, Any] | None = None) -> None:
         self.cls = cls
-        self.annotations = _annotations(cls)
+        self.annotations = _annotations(cls) if annotations is None else annotations
         self.problems: list[str] = []
 
     def read(self, name: str, value: Any) -> Any:
@@ -126,11 +152,17 @@ def _annotations(cls: type) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for owner in reversed(cls.__mro__):
         names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
-        for name, annotation in inspect.get_annotations(owner).items():
-            try:
-                found[name] = eval(annotation, names) if isinstance(annotation, str) else annotation
-            except Exception:  # an annotation is arbitrary code and may raise anything
-                found[name] = Any
+        found |= _evaluated(inspect.get_annotations(owner), names)
+    return found
+
+
+def _evaluated(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, annotation in annotations.items():
+        try:
+            found[name] = eval(annotation, names) if isinstance(annotation, str) else annotation
+        except Exception:  # an annotation is arbitrary code and may raise anything
+            found[name] = Any
     return found
 
 

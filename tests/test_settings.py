@@ -20,7 +20,7 @@ from mosear.data.prompt import Prompt
 from mosear.experts import MoSEConfig
 from mosear.methods.conflict_mixing import ConflictMixing
 from mosear.methods.optim import Tuning
-from mosear.settings import AtLeastOne, NotNegative, Positive, check, settings
+from mosear.settings import AtLeastOne, NotNegative, Positive, Share, arguments, check, settings
 from mosear.steering import Chase, Reliability
 
 NAN, INF = math.nan, math.inf
@@ -263,3 +263,22 @@ def test_comments_list_the_values_that_the_annotation_names(name: str, target: s
 def test_every_comment_with_alternatives_is_among_them() -> None:
     lines = [line for path in CONF.rglob("*.yaml") for line in path.read_text().splitlines()]
     assert len(COMMENTED) == sum(bool(re.search(r"^\s*\w+:.* # .* \| ", line)) for line in lines) > 20
+
+
+class Constructed:
+    @arguments
+    def __init__(
+        self, sizes: Mapping[str, int], *, width: AtLeastOne = 4, dropout: Share = 0.1, steps: tuple[int, int] = (1, 2)
+    ):
+        self.given = (sizes, width, dropout, steps)
+
+
+def test_arguments_of_a_constructor_are_checked_like_settings() -> None:
+    assert Constructed({"a": 1}, steps=[3, 4]).given == ({"a": 1}, 4, 0.1, (3, 4))  # type: ignore[arg-type]
+    assert list(inspect.signature(Constructed).parameters) == ["sizes", "width", "dropout", "steps"]
+    with pytest.raises(ValueError) as caught:
+        Constructed([], width=0, dropout=1.0)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "Constructed: sizes=[] must be a mapping from strings to whole numbers; width=0 must be at least 1; "
+        "dropout=1.0 must lie in [0, 1)."
+    )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Interval
 from peft import PeftConfig
 
-from mosear.settings import AtLeastOne, NotNegative, Positive, check
-
-Share = Annotated[float, Interval(ge=0, lt=1)]
+from mosear.settings import AtLeastOne, NotNegative, Positive, Share, check
 
 
 class MethodName(str):

@@ -232,7 +232,7 @@ def compose_train(overrides: Sequence[str]) -> DictConfig:
     """The config that ``train.py`` would have with these arguments."""
     from hydra import compose, initialize_config_dir
 
-    from mosear.torchrun import register_resolvers
+    from mosear.resolvers import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.model import FusionModel
+from mosear.fusion.sequences import without_padding
 
 DIMENSIONS = {"video": 12, "audio": 10, "text": 8}
 LENGTHS = {"video": [5, 3, 1, 7], "audio": [9, 4, 6, 2], "text": [4, 2, 3, 1]}
@@ -78,3 +80,27 @@ def assert_every_parameter_learns(model: FusionModel, loss: Tensor, *, except_fo
     loss.backward()
     dead = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert [name for name in dead if not name.startswith(tuple(except_for) or ("-",))] == []
+
+
+def formula(shape: Sequence[int], phase: float) -> Tensor:
+    """Numbers that any program can make again: cos(k^2 / 100 + phase) of the flat index k."""
+    k = torch.arange(int(np.prod(shape)), dtype=torch.float64)
+    return torch.cos(k * k / 100 + phase).reshape(*shape).float()
+
+
+@torch.no_grad()
+def fill_by_formula(model: nn.Module, gain: float = 2.0) -> None:
+    """Every parameter, in the order of ``named_parameters``: matrices about as large as they are after training."""
+    for phase, (_, parameter) in enumerate(model.named_parameters()):
+        scale = gain / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.5
+        parameter.copy_(scale * formula(parameter.shape, phase))
+
+
+def formula_batch(dimensions: Mapping[str, int], lengths: Mapping[str, Sequence[int]]) -> FeatureBatch:
+    """Features by formula, zeros behind the lengths."""
+    counts = {name: torch.tensor(lengths[name]) for name in dimensions}
+    features = {
+        name: without_padding(formula((len(counts[name]), int(counts[name].max()), size), phase), counts[name])
+        for phase, (name, size) in enumerate(dimensions.items())
+    }
+    return FeatureBatch(features, counts)

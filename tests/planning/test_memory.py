@@ -29,7 +29,7 @@ from mosear.planning.clip import longest_clip, processor_of, tower_peaks
 from mosear.planning.memory import Estimate, compose_train, estimate, headline, main, processes_of, table
 from mosear.planning.plan import CARDS, PLANS, Plan, Weights, nf4_bytes, plan_of, static_bytes, usable
 from mosear.planning.trace import LiveBytes
-from mosear.torchrun import register_resolvers
+from mosear.resolvers import register_resolvers
 from tests.fixtures_backbones import qwen3, qwen3_dir, qwen25, qwen25_dir
 from tests.helpers.omni_samples import make_sample
 from tests.helpers.run_if import RunIf

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.model import FusionModel, FusionOutput
+from mosear.fusion.sequences import mean_over_time
 
 
 class LinearProbe(FusionModel):
@@ -31,14 +32,8 @@ class LinearProbe(FusionModel):
 
     def _pooled(self, batch: FeatureBatch, name: str) -> Tensor:
         present = batch.present(name)
-        mean = mean_over_time(batch, name)
+        mean = mean_over_time(batch.features[name], batch.lengths[name])
         pooled = torch.zeros_like(mean)
         if int(present.sum()) > (1 if self.training else 0):  # a missing modality must not shift the running means
             pooled[present] = self.norms[name](mean[present])
         return pooled
-
-
-def mean_over_time(batch: FeatureBatch, name: str) -> Tensor:
-    """``[B, D]``, zeros where the modality is missing."""
-    total = (batch.features[name] * batch.mask(name)[..., None]).sum(1)
-    return total / batch.lengths[name].clamp(min=1)[:, None]
