@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,25 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """A fresh directory beside ``target`` to write to; it takes the place of ``target`` at the end.
+
+    A reader never sees half a directory, and a failure leaves what was there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{part}") for part in ("new", "old"))
+    staging.mkdir()
+    try:
+        yield staging
+        if target.exists():
+            os.replace(target, old)
+        os.replace(staging, target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager

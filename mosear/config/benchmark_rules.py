@@ -15,8 +15,28 @@ from mosear.problems import Problem
 if TYPE_CHECKING:
     from mosear.data.clip import Clip
     from mosear.data.manifest import Manifest
+    from mosear.evaluation.predictions import Kind
+    from mosear.fusion.tasks import Task
 
 _CLIPS_LOOKED_FOR = 20
+
+
+def task_of(cfg: DictConfig) -> Task | None:
+    """What a fusion model predicts; an omni-modal model names one label and has no task."""
+    if cfg.get("task") is None:
+        return None
+    from hydra.utils import instantiate
+
+    task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
+    return task
+
+
+def _kind(cfg: DictConfig) -> Kind:
+    from mosear.config.targets import resolve_target
+    from mosear.evaluation.predictions import LABEL
+
+    kind: Kind = LABEL if cfg.get("task") is None else resolve_target(cfg.task._target_).name
+    return kind
 
 
 def metrics_are_known(cfg: DictConfig) -> Iterator[Problem]:
@@ -30,7 +50,12 @@ def metrics_are_known(cfg: DictConfig) -> Iterator[Problem]:
     for name in names:
         if name not in METRICS:
             yield Problem("benchmark.metrics", name, "no such metric", f"There are {', '.join(METRICS)}.")
-    needing = [name for name in names if name in METRICS and METRICS[name].levels]
+    kind = _kind(cfg)
+    for name in names:
+        if name in METRICS and (unfit := METRICS[name].unfit(kind)):
+            fitting = ", ".join(other for other, metric in METRICS.items() if metric.unfit(kind) is None)
+            yield Problem("benchmark.metrics", name, unfit, f"Choose among {fitting}, or another task.")
+    needing = [name for name in names if name in METRICS and METRICS[name].needs_levels(kind)]
     wrong = wrong_levels(cfg.data.prompt.labels, cfg.benchmark.get("levels") or {})
     if needing and wrong:
         yield Problem(
@@ -76,14 +101,27 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
             "benchmark.manifest", path, f"lists {listed} clips beside those of the {split} split",
             f"Make it with --split {split}, or one manifest per split with {{split}} in --out.",
         )  # fmt: skip
-    labels = list(cfg.data.prompt.labels)
-    if outside := sorted({clip.label or "(none)" for clip in clips} - set(labels)):
-        yield Problem(
-            "data.prompt.labels", labels, f"the clips have the labels {', '.join(outside)} too",
-            "Ask for all labels of the benchmark, or leave these clips out of the manifest.",
-        )  # fmt: skip
+    task = task_of(cfg)
+    if (problem := _clips_suit(cfg, clips, task)) is not None:
+        yield problem
         return
-    yield from _metrics_find_what_they_read(cfg, clips)
+    yield from _metrics_find_what_they_read(cfg, clips, task)
+
+
+def _clips_suit(cfg: DictConfig, clips: Sequence[Clip], task: Task | None) -> Problem | None:
+    """Whether the clips have what is to be predicted, in terms of the labels that are asked for."""
+    labels = list(cfg.data.prompt.labels)
+    remedy = "Ask for all labels of the benchmark, or leave these clips out of the manifest."
+    if task is not None:
+        found = [(clip.id, problem) for clip in clips if (problem := task.problem(clip)) is not None]
+        if not found:
+            return None
+        (first, reason), count = found[0], f"{len(found):,} of {len(clips):,} clips"
+        told = f"task={task.name} cannot test {count}, such as {first!r}: {reason}"
+        return Problem("benchmark.manifest", cfg.data.test, told, f"{remedy} Or choose another task.")
+    if outside := sorted({clip.label or "(none)" for clip in clips} - set(labels)):
+        return Problem("data.prompt.labels", labels, f"the clips have the labels {', '.join(outside)} too", remedy)
+    return None
 
 
 def _media_is_there(cfg: DictConfig, manifest: Manifest) -> Iterator[Problem]:
@@ -97,7 +135,7 @@ def _media_is_there(cfg: DictConfig, manifest: Manifest) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip]) -> Iterator[Problem]:
+def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip], task: Task | None) -> Iterator[Problem]:
     """Metrics complain about clips, never about answers: so they are tried on clips without any answer."""
     from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
     from mosear.evaluation.predictions import PredictionRow
@@ -106,8 +144,9 @@ def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip]) -> Iter
         return
     rows = [
         PredictionRow(
-            id=clip.id, subset=clip.subset, label=str(clip.label), prediction=None, unparsed_reason="not asked yet",
+            id=clip.id, subset=clip.subset, prediction=None, unparsed_reason="not asked yet",
             benchmark=cfg.benchmark.name, model="zero_shot",
+            **({"label": str(clip.label)} if task is None else task.truth(clip)),
         )
         for clip in clips
     ]  # fmt: skip

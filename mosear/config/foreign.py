@@ -33,8 +33,13 @@ OWN = {
     "data.budget": ("mosear.data.media.MediaBudget", "mosear.data.budget.MediaBudget"),
     "data.decode": ("mosear.data.decode_process.Decoding",),
     "data.prepare": ("mosear.data.synthetic.corpus.ensure_corpus",),
+    "system": ("mosear.runtime.omni.build_omni_system", "mosear.runtime.fusion.build_fusion_system"),
+    "system.augment": ("mosear.fusion.augment.Augment",),
+    "features": ("mosear.fusion.omni_towers.OmniTowers", "mosear.fusion.published.Published"),
+    "model": ("mosear.fusion.models.*.*",),
+    "task": ("mosear.fusion.tasks.*.*",),
 }
-"""The sections that a reopened run reads, and what may build each."""
+"""The sections that a reopened run reads, and what may build each; ``*`` is any one name."""
 
 _RESOLVER = re.compile(r"(?<!\\)\$\{[^${}]*:")
 
@@ -75,13 +80,18 @@ def _targets(node: Any, key: str, sections: Collection[str], ours: Collection[st
             continue
         accepted = OWN.get(entry, ())
         fits = {
-            "_target_": isinstance(value, str) and (value in accepted or new_name(value) in accepted),
+            "_target_": isinstance(value, str) and (_is_one_of(value, accepted) or new_name(value) in accepted),
             "_partial_": bool(accepted) and isinstance(value, bool),
         }.get(name, False)
         if not fits:
             message = "The run names code that its reader would import and call; a run may only hold values."
             remedy = "Use a run of mosear's own classes, or name yours on the command line of train.py."
             yield Problem(f"{entry}.{name}", value, message, remedy)
+
+
+def _is_one_of(target: str, accepted: Collection[str]) -> bool:
+    patterns = (re.escape(own).replace(r"\*", r"\w+") for own in accepted)
+    return any(re.fullmatch(pattern, target) for pattern in patterns)
 
 
 def _entries(plain: Any, key: str) -> Iterator[tuple[str, str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mosear.config.foreign import OWN, without_code
-from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained_adapter
+from mosear.evaluation.runs import ADAPTER, CONFIG, RunFiles, is_trained
 from mosear.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 PROMPT = "data.prompt"
 TAKEN = ("backbone", PROMPT, "data.budget", "data.interleave", "data.max_pixels", "data.max_tokens")
 """What an evaluation takes from a run."""
+FUSION = ("system", "features", "model", "task")
+"""What it takes from the run of a fusion model beside that."""
 _ABSENT = object()
 
 
@@ -36,7 +38,7 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
     cfg = cfg.copy()
     with open_dict(cfg):
         if cfg.get("run") is not None:
-            if not is_trained_adapter(Path(cfg.run) / ADAPTER):
+            if not is_trained(Path(cfg.run) / ADAPTER):
                 remedy = "Give the directory of a run that train.py finished, or adapter=DIR for an adapter alone."
                 raise ConfigError([Problem("run", cfg.run, "there is no adapter/ with an adapter_config.json", remedy)])
             cfg.adapter_path = str(Path(cfg.run) / ADAPTER)
@@ -44,9 +46,15 @@ def with_settings_of_run(cfg: DictConfig, overrides: Sequence[str]) -> DictConfi
         if path is None or not path.is_file():
             return cfg
         saved = RunFiles(path.parent).config
+        taken = (*TAKEN, *FUSION) if "model" in saved else TAKEN
         set_here = [override.partition("=")[0].lstrip("+~") for override in overrides]
-        without_code(saved, path, keys=[key for key in TAKEN if key in OWN and key not in set_here], ours=set_here)
-        for key in TAKEN:
+        without_code(
+            saved,
+            path,
+            keys=[key for key in (*taken, "system.augment") if key in OWN and key not in set_here],
+            ours=set_here,
+        )
+        for key in taken:
             theirs = OmegaConf.select(saved, key, default=_ABSENT)  # null is a value: the checkpoint's own pixels
             chosen = any(name == key or key.startswith(f"{name}.") for name in set_here if name != "data")
             if theirs is _ABSENT or chosen or (key == PROMPT and cfg.benchmark.get("own_prompt")):

@@ -16,19 +16,29 @@ from mosear.config.benchmark_rules import (
 )
 from mosear.config.manifest_rules import manifests_fit
 from mosear.config.process_rules import devices_are_there, zero_fits
+from mosear.config.system_rules import system_fits
 from mosear.config.validation import Rule
-from mosear.evaluation.runs import is_trained_adapter
+from mosear.evaluation.runs import is_trained
 from mosear.problems import Problem
 
 RECIPE_KEYS = ("keep_adapter", "tuning", "method", "adapter", "cold_start")
 """How an adapter is made and tuned. Recipes set them; an evaluation reads none of them."""
+FUSION_KEYS = ("features", "model", "task")
+"""Of ``system=fusion``."""
 COMMON_KEYS = (
     "name", "seed", "data_dir", "run_dir", "zero_shot", "dry_run", "answering", "report", "system", "backbone",
-    "steering", "data", "benchmark", "trainer", "logger", "callbacks", *RECIPE_KEYS,
+    "steering", "data", "benchmark", "trainer", "logger", "callbacks", *RECIPE_KEYS, *FUSION_KEYS,
 )  # fmt: skip
 TRAIN_KEYS = (*COMMON_KEYS, "init_from", "resume")
 EVAL_KEYS = (*COMMON_KEYS, "run", "adapter_path")
-SUPPLIED = {"data": ["backbone"], "trainer": ["logger", "callbacks"], "system": ["cfg", "trainer"]}
+SUPPLIED = {
+    "data": ["backbone"],
+    "trainer": ["logger", "callbacks"],
+    "system": ["cfg", "trainer"],
+    "features": ["cfg", "accept"],
+    "model": ["dimensions", "outputs", "over_time"],
+    "task": ["labels"],
+}
 
 
 def settings_are_sound(cfg: DictConfig) -> Iterator[Problem]:
@@ -120,7 +130,7 @@ def validation_finds_labels(cfg: DictConfig) -> Iterator[Problem]:
 def adapter_exists(cfg: DictConfig) -> Iterator[Problem]:
     """The directory given by ``adapter=DIR``."""
     path = cfg.get("adapter_path")
-    if path is not None and not is_trained_adapter(path):
+    if path is not None and not is_trained(path):
         yield Problem(
             "adapter", path, "not a trained adapter: there is no adapter_config.json",
             "Give the adapter/ directory of a run, e.g. adapter=outputs/lora/<timestamp>/adapter.",
@@ -221,7 +231,8 @@ def method_fits(cfg: DictConfig) -> Iterator[Problem]:
     """What the tuning method says about the rest."""
     from mosear.config.targets import resolve_target
 
-    yield from resolve_target(cfg.method._target_).rules(cfg)
+    if cfg.method is not None:
+        yield from resolve_target(cfg.method._target_).rules(cfg)
 
 
 COMMON_RULES: tuple[Rule, ...] = (
@@ -239,6 +250,7 @@ COMMON_RULES: tuple[Rule, ...] = (
     devices_are_there,
     zero_fits,
     loggers_are_installed,
+    system_fits,
 )
 TRAIN_RULES: tuple[Rule, ...] = (
     *COMMON_RULES,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mosear.data.series import Annotations, check_series, read_series
 from mosear.roles import MODALITIES
 
 
@@ -51,6 +52,9 @@ class Clip:
         reason: Reference reasoning: what face, voice and words do, without the label.
         cues: The phrases of the reason as a JSON object with keys ``video``, ``audio`` and ``text`` (any of them), each
             a list of phrases; see :attr:`cue_phrases`.
+        series: Valence and arousal over time as a JSON object ``{"rate": 5.0, "valence": [..], "arousal": [..]}``:
+            steps per second, and as many values in [-1, 1] each, null where annotators gave none; see
+            :attr:`annotations`.
     """
 
     id: str
@@ -68,11 +72,14 @@ class Clip:
     missing: tuple[str, ...] = ()
     reason: str | None = None
     cues: str | None = None
+    series: str | None = None
 
     def __post_init__(self) -> None:
         _check_text(self, "id", "subset", "split")
-        _check_optional_text(self, "video", "audio", "text", "label", "speaker", "reason", "cues")
+        _check_optional_text(self, "video", "audio", "text", "label", "speaker", "reason", "cues", "series")
         read_cues(self.cues)
+        if self.series is not None:
+            check_series(self.series)
         for name in ("labels", "context", "missing"):
             _check_texts(name, getattr(self, name))
         if self.score is not None and not (_is_number(self.score) and math.isfinite(self.score)):
@@ -111,6 +118,11 @@ class Clip:
     def cue_phrases(self) -> dict[str, list[str]]:
         """The phrases of :attr:`cues` by modality; empty lists where there are none."""
         return read_cues(self.cues)
+
+    @property
+    def annotations(self) -> Annotations | None:
+        """Rate and values ``[T, 2]`` of :attr:`series`, NaN where annotators gave none; ``None`` without a series."""
+        return read_series(self.series)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Clip:

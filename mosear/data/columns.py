@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mosear.data.clip import COLUMNS, REQUIRED, Clip, read_cues
 from mosear.data.rows import manifest_kind
+from mosear.data.series import check_series
 
 _BLOCK_BYTES = 16 * 2**20
 
@@ -108,6 +109,8 @@ def _is_sound(table: pa.Table) -> bool:
         return False
     for cues in pc.unique(table["cues"]).to_pylist():
         read_cues(cues)
+    for series in pc.unique(table["series"]).drop_null().to_pylist():
+        check_series(series)
     withheld = table.filter(pc.fill_null(pc.greater(pc.list_value_length(table["missing"]), 0), False))
     for row in withheld.to_pylist():  # few, as a rule; their rule joins four columns
         Clip.from_row(row)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mosear.backbones.partitioned import weights_are_partitioned
 from mosear.data.cache import CacheKey, FeatureCache
-from mosear.data.dataset import ClipDataset, Collator, Item, MediaReader, OnBadMedia
+from mosear.data.dataset import ClipBatch, ClipDataset, Collator, Item, MediaReader, OnBadMedia
 from mosear.data.decode_process import Decoding
 from mosear.data.lengths import estimate_lengths
 from mosear.data.loader import ClipLoader, ResumableLoader, outlive_stop_signals
@@ -28,6 +28,7 @@ from mosear.data.splits import WithoutReason, check_split, with_reasons
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
+    from mosear.backbones.media import MediaBatch
     from mosear.data.clip import Clip
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class ClipDataModule(LightningDataModule):
     Attributes:
         written: training answers are as the prompt asks for them, reasons included; else labels alone. What trains says
             so before the first batch.
+        check: refuses a manifest that cannot be trained or tested on.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class ClipDataModule(LightningDataModule):
             backbone.processor, backbone.family, prompt, interleave=interleave, max_tokens=max_tokens
         )
         self.max_resident_bytes = int(resident_mb * 2**20)
+        self.check: Callable[[Manifest], None] = lambda manifest: check_split(manifest, self.prompt.labels)
         self.manifests: dict[str, Manifest] = {}
         self.resident: dict[str, ResidentMedia] = {}
 
@@ -124,7 +127,7 @@ class ClipDataModule(LightningDataModule):
                 raise ValueError(f"No {split} manifest: set data.{split}=PATH to a .parquet or .jsonl manifest.")
             subset = self.val_subset if split == "val" else None
             manifest = load_manifest(path, root=self.root, subset=subset)
-            check_split(manifest, self.prompt.labels)
+            self.check(manifest)
             if split == "train" and self.written and self.prompt.writes_reasons:
                 manifest = with_reasons(manifest, self.without_reason)
             self.manifests[split] = manifest
@@ -147,6 +150,15 @@ class ClipDataModule(LightningDataModule):
             written=self.written,
             on_bad_media=self.on_bad_media,
         )
+
+    def keep(self, batch: ClipBatch, media: Sequence[MediaBatch]) -> None:
+        """Encoded media of a batch: in the cache what it lacks, and all of it in memory where the split fits."""
+        assert batch.data is not None
+        for name, own in zip(batch.cache_names, media, strict=True):
+            if self.cache is not None and name is not None:
+                self.cache.put(name, own)
+        if batch.resident is not None:
+            batch.resident.keep(batch.data.clips, media, {clip.id for clip, _ in batch.cut})
 
     def _resident(self, split: str) -> ResidentMedia:
         if split not in self.resident:

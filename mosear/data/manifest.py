@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("missing", pa.list_(pa.string())),
         ("reason", pa.string()),
         ("cues", pa.string()),
+        ("series", pa.string()),
     ]
 )
 assert tuple(SCHEMA.names) == COLUMNS

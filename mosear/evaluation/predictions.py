@@ -1,15 +1,29 @@
 """``predictions.parquet``: one row per clip and model, with everything needed to score the run again.
 
 The label list, which orders every distribution, travels in the schema metadata of the file.
+
+A row is of one kind, and so are all rows of a file:
+
+=========  ==========================================  ==========================================================
+kind       what is true and what is predicted          ``label`` and ``prediction``
+=========  ==========================================  ==========================================================
+``label``  ``label``, ``prediction``                   themselves
+``labels`` ``labels``, ``predicted_labels``: sets      the sets in the order of the label list, joined by " + "
+``score``  ``score``, ``predicted_score``              the classes that the system gives to the scores
+``series`` ``series``, ``predicted_series``: valence   the classes that the system gives to the series
+           and arousal per step
+=========  ==========================================  ==========================================================
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +35,30 @@ BAD_MEDIA = "bad media: "
 
 _LABELS_KEY = b"mosear.labels"
 _DISTRIBUTIONS = ("distribution", "p_visual", "p_audio", "p_text")
-_OPTIONAL = ("conflict", "target", "attention_before", "attention_after")
+_TRUTHS = {"labels": "predicted_labels", "score": "predicted_score", "series": "predicted_series"}
+_OPTIONAL = ("conflict", "target", "attention_before", "attention_after", *_TRUTHS, *_TRUTHS.values())
+_DIMENSIONS = ("valence", "arousal")
+
+Kind = Literal["label", "labels", "score", "series"]
+Series = Sequence[tuple[float | None, float | None]]
+LABEL: Kind = "label"
+LABELS: Kind = "labels"
+SCORE: Kind = "score"
+SERIES: Kind = "series"
+EMPTY_SET = "none"
+"""How an empty set of labels is written."""
+
+
+def joined(chosen: Collection[str], labels: Sequence[str]) -> str:
+    """A set of labels as text: in the order of the label list, with " + " between; "none" if it is empty."""
+    return " + ".join(label for label in labels if label in chosen) or EMPTY_SET
 
 
 def _column(name: str, kind: pa.DataType, *, nullable: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=nullable)
 
 
+_STEPS = pa.list_(pa.struct([_column(name, pa.float64(), nullable=True) for name in _DIMENSIONS]))
 SCHEMA = pa.schema(
     [
         _column("benchmark", pa.string()),
@@ -49,6 +80,12 @@ SCHEMA = pa.schema(
         _column("target", pa.string(), nullable=True),
         _column("attention_before", pa.list_(pa.float64()), nullable=True),
         _column("attention_after", pa.list_(pa.float64()), nullable=True),
+        _column("labels", pa.list_(pa.string()), nullable=True),
+        _column("predicted_labels", pa.list_(pa.string()), nullable=True),
+        _column("score", pa.float64(), nullable=True),
+        _column("predicted_score", pa.float64(), nullable=True),
+        _column("series", _STEPS, nullable=True),
+        _column("predicted_series", _STEPS, nullable=True),
     ]
 )
 
@@ -65,7 +102,8 @@ class PredictionRow:
         prediction: predicted label, or None where the answer could not be read.
         unparsed_reason: why there is no prediction; set exactly where ``prediction`` is None.
         answer_text: generated text, None where labels were scored without generating.
-        distribution: ``[C]`` label probabilities, or None.
+        distribution: ``[C]`` label probabilities, or None. They add up to 1, except where sets of labels are predicted:
+            there each is the probability of its label alone.
         p_visual: ``[C]`` probabilities read from the face alone; None where absent or not computed.
         p_audio: ``[C]`` probabilities read from the voice alone; None where absent or not computed.
         p_text: ``[C]`` probabilities read from the transcript alone; None where absent or not computed.
@@ -76,6 +114,13 @@ class PredictionRow:
         attention_before: shares of attention on audio, visual and other tokens, mean over layers, heads and the rows
             that a policy may edit; None where nothing was steered.
         attention_after: the same after the policy.
+        labels: the true set of labels, perhaps empty; None where the task is another.
+        predicted_labels: the predicted set.
+        score: the true score, such as a sentiment; None where the task is another.
+        predicted_score: the predicted score.
+        series: ``[T]`` true valence and arousal per step, None where a step is not annotated; None where the task is
+            another.
+        predicted_series: ``[T]`` predicted valence and arousal, numbers at least where ``series`` has them.
         benchmark: name of the benchmark.
         model: "zero_shot", "tuned", or "imported" for predictions of others.
         steering: name of the steering policy, "none" without.
@@ -103,11 +148,52 @@ class PredictionRow:
     target: str | None = None
     attention_before: Sequence[float] | None = None
     attention_after: Sequence[float] | None = None
+    labels: Sequence[str] | None = None
+    predicted_labels: Sequence[str] | None = None
+    score: float | None = None
+    predicted_score: float | None = None
+    series: Series | None = None
+    predicted_series: Series | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What was to be predicted."""
+        if self.labels is not None:
+            return LABELS
+        if self.series is not None:
+            return SERIES
+        return LABEL if self.score is None else SCORE
+
+    @property
+    def truth(self) -> tuple[object, ...]:
+        """What is true of the clip, to be compared with another row's."""
+        return self.label, _plain(self.labels), self.score, _plain(self.series)
+
+    @property
+    def answer(self) -> tuple[object, ...]:
+        """What was predicted, to be compared with another row's."""
+        return self.prediction, _plain(self.predicted_labels), self.predicted_score, _plain(self.predicted_series)
 
     @property
     def correct(self) -> bool:
         """Whether the prediction is the label; derived, so that a row cannot contradict itself."""
+        if self.labels is not None:  # text could be ambiguous: a label may be called "none"
+            return self.predicted_labels is not None and set(self.predicted_labels) == set(self.labels)
         return self.prediction == self.label
+
+    @property
+    def credit(self) -> float:
+        """How right the prediction is, in [0, 1]; its mean is the accuracy.
+
+        1 or 0 for one label. For sets ``|Y & P| / |Y | P|``, and 0 where both are empty, as published: the mean is
+        :func:`mosear.evaluation.metrics.sample_jaccard`.
+        """
+        if self.labels is None:
+            return float(self.correct)
+        if self.predicted_labels is None:
+            return 0.0
+        truth, found = set(self.labels), set(self.predicted_labels)
+        return len(truth & found) / len(truth | found) if truth | found else 0.0
 
     @property
     def quarantined(self) -> bool:
@@ -115,37 +201,116 @@ class PredictionRow:
         return (self.unparsed_reason or "").startswith(BAD_MEDIA)
 
 
+def _plain(values: Sequence[object] | None) -> tuple[object, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def kind_of(rows: Iterable[PredictionRow]) -> Kind:
+    """The kind of all rows; ``label`` without any.
+
+    Raises:
+        ValueError: they are of several kinds.
+    """
+    kinds = dict.fromkeys(row.kind for row in rows)
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the predictions are of several kinds ({', '.join(kinds)}), which have no number in common. Keep the "
+            "predictions of each task apart."
+        )
+    return next(iter(kinds), LABEL)
+
+
 def _check(rows: Sequence[PredictionRow], labels: Sequence[str]) -> None:
     known = set(labels)
     if len(known) != len(labels):
         raise ValueError(f"labels must be unique, got {list(labels)}.")
+    kind_of(rows)
     for row in rows:
-        if row.label not in known or (row.prediction is not None and row.prediction not in known):
-            raise ValueError(
-                f"clip {row.id!r}: label {row.label!r} and prediction {row.prediction!r} must be in {list(labels)}; "
-                "an answer outside the list is prediction=None with an unparsed_reason."
-            )
-        if (row.prediction is None) != (row.unparsed_reason is not None):
-            raise ValueError(
-                f"clip {row.id!r}: prediction={row.prediction!r} with unparsed_reason={row.unparsed_reason!r}; "
-                "give a reason exactly where there is no prediction."
-            )
-        for name in _DISTRIBUTIONS:
-            values = getattr(row, name)
-            if values is not None and len(values) != len(labels):
-                raise ValueError(f"clip {row.id!r}: {name} has {len(values)} values for {len(labels)} labels.")
+        if problem := next(_problems(row, labels, known), None):
+            raise ValueError(f"clip {row.id!r}: {problem}")
     counts = Counter((row.benchmark, row.model, row.steering, row.seed, row.id) for row in rows)
     twice = [key[-1] for key, count in counts.items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} clip ids occur more than once in a run, e.g. {twice[0]!r}; ids must be unique.")
 
 
+def _problems(row: PredictionRow, labels: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    """What is wrong with a row."""
+    unread = row.prediction is None
+    if row.kind == LABELS:
+        yield from _set_problems(row, labels, known)
+    elif row.label not in known or (not unread and row.prediction not in known):
+        yield (
+            f"label {row.label!r} and prediction {row.prediction!r} must be in {list(labels)}; "
+            "an answer outside the list is prediction=None with an unparsed_reason."
+        )
+    if unread != (row.unparsed_reason is not None):
+        yield (
+            f"prediction={row.prediction!r} with unparsed_reason={row.unparsed_reason!r}; "
+            "give a reason exactly where there is no prediction."
+        )
+    for name in _DISTRIBUTIONS:
+        values = getattr(row, name)
+        if values is not None and len(values) != len(labels):
+            yield f"{name} has {len(values)} values for {len(labels)} labels."
+    for kind, column in _TRUTHS.items():
+        given, needed = getattr(row, column) is not None, kind == row.kind and not unread
+        if given != needed:
+            yield (
+                f"{column} is {getattr(row, column)!r} beside {kind}={getattr(row, kind)!r} and prediction="
+                f"{row.prediction!r}; give it exactly where {kind} is the task and there is a prediction."
+            )
+    for name in ("score", "predicted_score"):
+        if (value := getattr(row, name)) is not None and not math.isfinite(value):
+            yield f"{name} is {value}; a score is a finite number, and an answer without one is prediction=None."
+    if row.kind == SERIES:
+        yield from _series_problems(row)
+
+
+def _set_problems(row: PredictionRow, labels: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    for column, text in (("labels", row.label), ("predicted_labels", row.prediction)):
+        chosen = getattr(row, column)
+        if chosen is None:
+            continue
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+            yield f"{column} are {list(chosen)}: they must be in {list(labels)}, each once."
+        elif text is not None and text != joined(chosen, labels):
+            yield f"{column} are {list(chosen)}, written {text!r}; write {joined(chosen, labels)!r}."
+
+
+def _series_problems(row: PredictionRow) -> Iterator[str]:
+    assert row.series is not None
+    predicted = row.series if row.predicted_series is None else row.predicted_series
+    if len(predicted) != len(row.series):
+        yield f"predicted_series has {len(predicted)} steps for {len(row.series)} of series."
+        return
+    for step, (truth, found) in enumerate(zip(row.series, predicted, strict=True)):
+        for name, true_value, value in zip(_DIMENSIONS, truth, found, strict=True):
+            if any(number is not None and not math.isfinite(number) for number in (true_value, value)):
+                yield f"step {step}: {name} is not finite; write None where a step is not annotated."
+            elif true_value is not None and value is None:
+                yield f"step {step}: {name} is annotated but not predicted; then all of it is prediction=None."
+
+
 def _record(row: PredictionRow) -> dict[str, object]:
-    record = asdict(row) | {"correct": row.correct}
+    record: dict[str, Any] = asdict(row) | {"correct": row.correct}
     for name in _DISTRIBUTIONS:
         if record[name] is not None:
             record[name] = [float(value) for value in record[name]]
+    for name in ("score", "predicted_score"):
+        if record[name] is not None:
+            record[name] = float(record[name])
+    for name in ("series", "predicted_series"):
+        if record[name] is not None:
+            record[name] = [dict(zip(_DIMENSIONS, step, strict=True)) for step in record[name]]
     return record
+
+
+def _row(record: dict[str, Any]) -> PredictionRow:
+    for name in ("series", "predicted_series"):
+        if record.get(name) is not None:
+            record[name] = [tuple(step[key] for key in _DIMENSIONS) for step in record[name]]
+    return PredictionRow(**record)
 
 
 def write_predictions(rows: Sequence[PredictionRow], labels: Sequence[str], path: str | os.PathLike[str]) -> None:
@@ -153,7 +318,8 @@ def write_predictions(rows: Sequence[PredictionRow], labels: Sequence[str], path
 
     Raises:
         ValueError: if a row names a label outside ``labels``, lacks or has a needless ``unparsed_reason``, carries a
-            distribution of the wrong length, or repeats a clip id within its run.
+            distribution of the wrong length, or repeats a clip id within its run; if its columns belong to several
+            kinds, or the rows do.
     """
     _check(rows, labels)
     schema = SCHEMA.with_metadata({_LABELS_KEY: json.dumps(list(labels)).encode()})
@@ -163,7 +329,7 @@ def write_predictions(rows: Sequence[PredictionRow], labels: Sequence[str], path
 
 
 def read_predictions(path: str | os.PathLike[str]) -> tuple[list[PredictionRow], list[str]]:
-    """Reads the rows and the label list; the columns about steering may be absent.
+    """Reads the rows and the label list; columns about steering, sets, scores and series may be absent.
 
     Raises:
         ValueError: if the file was not written by :func:`write_predictions`.
@@ -176,5 +342,5 @@ def read_predictions(path: str | os.PathLike[str]) -> tuple[list[PredictionRow],
             f"{path} is no predictions file: columns {missing} or the label list in its metadata are missing."
         )
     names = [field.name for field in fields(PredictionRow) if field.name in table.column_names]
-    rows = [PredictionRow(**record) for record in table.select(names).to_pylist()]
+    rows = [_row(record) for record in table.select(names).to_pylist()]
     return rows, json.loads(metadata[_LABELS_KEY])

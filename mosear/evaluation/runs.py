@@ -18,11 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from mosear.evaluation.predictions import PredictionRow, read_predictions
 
 PREDICTIONS, METRICS, CONFIG, ADAPTER = "predictions.parquet", "metrics.json", "config.yaml", "adapter"
+FUSION = "fusion.json"
 
 
 def is_trained_adapter(directory: str | os.PathLike[str]) -> bool:
     """Whether PEFT finds an adapter in this directory."""
     return (Path(directory) / "adapter_config.json").is_file()
+
+
+def is_trained(directory: str | os.PathLike[str]) -> bool:
+    """Whether a run has left trained weights here: an adapter, or a fusion model."""
+    return is_trained_adapter(directory) or (Path(directory) / FUSION).is_file()
 
 
 class RunFiles:

@@ -12,7 +12,8 @@ import numpy as np
 
 from mosear.evaluation import bootstrap, metrics
 from mosear.evaluation.bootstrap import Interval
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.kinds import SCORINGS, Scoring, scoring_of
+from mosear.evaluation.predictions import PredictionRow, kind_of
 from mosear.files import written_atomically
 from mosear.inference import late_fusion
 
@@ -44,31 +45,36 @@ def summarise(
     """Scores one model's rows: the content of ``metrics.json``.
 
     Returns:
-        ``benchmark``, ``steering``, ``seed``, ``labels``;
-        ``subsets``: ``{subset: score_subset(...) + "interval": [low, high] of the accuracy}``; ``unparsed`` counts
-        answers without a label, ``quarantined`` clips that could not be used, and both count as wrong;
+        ``benchmark``, ``steering``, ``seed``, ``kind``, ``labels``;
+        ``subsets``: ``{subset: the numbers of its kind + "interval": [low, high] of the accuracy}``, see
+        :data:`mosear.evaluation.kinds.SCORINGS`; ``unparsed`` counts answers without a prediction, ``quarantined``
+        clips that could not be used, and both count as wrong;
         ``conflict_mean``, ``gap`` with ``conflict_mean_interval``, ``gap_interval``: None unless both "video_aligned"
         and "audio_aligned" are there; ``controls``: ``{"late_fusion": {subset: accuracy, ..., "conflict_mean": ..},
         "late_fusion_transcript": {..}}``, each one only where the rows carry the readings it needs, and
-        ``control_intervals`` with the same keys.
+        ``control_intervals`` with the same keys; both are empty unless one label per clip is predicted.
 
     Raises:
-        ValueError: if there are no rows, or a clip id occurs twice (rows of several models mixed).
+        ValueError: if there are no rows, they are of several kinds, or a clip id occurs twice (rows of several models
+            mixed).
     """
     if not rows:
         raise ValueError("there are no predictions to summarise; check that the benchmark's manifest is not empty.")
     if len({row.id for row in rows}) < len(rows):
         raise ValueError("a clip id occurs twice; summarise the rows of one model at a time.")
+    kind = kind_of(rows)
     groups = by_subset(rows)
-    correct = {subset: np.array([row.correct for row in group], dtype=float) for subset, group in groups.items()}
-    scored = _score(correct, seed=seed, n_boot=n_boot)
+    credit = {subset: np.array([row.credit for row in group], dtype=float) for subset, group in groups.items()}
+    scored = _score(credit, seed=seed, n_boot=n_boot)
     subsets = {
-        subset: _subset(group, labels) | {"interval": _bounds(scored[subset])} for subset, group in groups.items()
+        subset: _subset(group, labels, SCORINGS[kind]) | {"interval": _bounds(scored[subset])}
+        for subset, group in groups.items()
     }
     summary: dict[str, Any] = {
         "benchmark": benchmark,
         "steering": steering,
         "seed": seed,
+        "kind": kind,
         "labels": list(labels),
         "subsets": subsets,
     }
@@ -85,8 +91,8 @@ def summarise(
     return summary
 
 
-def _subset(group: Sequence[PredictionRow], labels: Sequence[str]) -> dict[str, Any]:
-    scores = metrics.score_subset([row.label for row in group], [row.prediction for row in group], labels)
+def _subset(group: Sequence[PredictionRow], labels: Sequence[str], scoring: Scoring) -> dict[str, Any]:
+    scores = scoring.score(group, labels)
     quarantined = sum(row.quarantined for row in group)
     return scores | {"unparsed": scores["unparsed"] - quarantined, "quarantined": quarantined}
 
@@ -95,11 +101,11 @@ def _bounds(interval: Interval) -> list[float]:
     return [interval.low, interval.high]
 
 
-def _score(correct: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict[str, Interval]:
+def _score(credit: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict[str, Interval]:
     """Accuracy with interval per subset, then the conflict mean and the gap where both conflict subsets are there."""
-    scored = {name: bootstrap.bootstrap_interval(hits, seed=seed, n_boot=n_boot) for name, hits in correct.items()}
-    if all(subset in correct for subset in CONFLICT_SUBSETS):
-        conflicts = {subset: correct[subset] for subset in CONFLICT_SUBSETS}
+    scored = {name: bootstrap.bootstrap_interval(hits, seed=seed, n_boot=n_boot) for name, hits in credit.items()}
+    if all(subset in credit for subset in CONFLICT_SUBSETS):
+        conflicts = {subset: credit[subset] for subset in CONFLICT_SUBSETS}
         for name, statistic in CONFLICT_STATISTICS.items():
             scored[name] = bootstrap.bootstrap_interval(conflicts, statistic, seed=seed, n_boot=n_boot)
     return scored
@@ -108,7 +114,10 @@ def _score(correct: Mapping[str, np.ndarray], *, seed: int, n_boot: int) -> dict
 def control_correctness(
     groups: Mapping[str, Sequence[PredictionRow]], labels: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """``{control: {subset: [N] correctness}}`` for every control whose readings the rows carry."""
+    """``{control: {subset: [N] correctness}}`` for every control whose readings the rows carry.
+
+    None where sets, scores or series are predicted: late fusion chooses between labels.
+    """
 
     def stack(group: Sequence[PredictionRow], name: str) -> np.ndarray:
         absent = [math.nan] * len(labels)
@@ -116,7 +125,7 @@ def control_correctness(
         return np.array(values, dtype=float).reshape(len(group), len(labels))
 
     rows = [row for group in groups.values() for row in group]
-    if not any(row.p_visual is not None or row.p_audio is not None for row in rows):
+    if not scoring_of(rows).controls or not any(row.p_visual is not None or row.p_audio is not None for row in rows):
         return {}
     with_text = any(row.p_text is not None for row in rows)
     hits: dict[str, dict[str, np.ndarray]] = {"late_fusion": {}}
@@ -138,15 +147,16 @@ def paired_differences(
     """Candidate minus baseline on the same clips: accuracy per subset, then ``conflict_mean`` and ``gap``.
 
     Raises:
-        ValueError: if the two do not cover the same clips in the same subsets.
+        ValueError: if the two do not cover the same clips in the same subsets, or predict things of several kinds.
     """
-    before, after = ({(row.subset, row.id): row.correct for row in rows} for rows in (baseline, candidate))
+    kind_of([*baseline, *candidate])
+    before, after = ({(row.subset, row.id): row.credit for row in rows} for rows in (baseline, candidate))
     if before.keys() != after.keys():
         stray = next(iter(before.keys() ^ after.keys()))
         raise ValueError(f"a paired comparison needs the same clips on both sides; {stray} is on one side only.")
     pairs: dict[str, list[tuple[float, float]]] = {}
     for key, hit in before.items():
-        pairs.setdefault(key[0], []).append((float(after[key]), float(hit)))
+        pairs.setdefault(key[0], []).append((after[key], hit))
     hits = {subset: np.array(values).T for subset, values in pairs.items()}
     differences = {
         subset: bootstrap.paired_difference(hit[0], hit[1], seed=seed, n_boot=n_boot) for subset, hit in hits.items()

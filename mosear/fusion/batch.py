@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mosear.data.clip import Clip
+from mosear.data.dataset import BadClip
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,21 @@ class FeatureBatch:
         lengths: int64 ``[B]`` by modality; 0 where a clip lacks it. ``T_m`` is at least 1.
         clips: whose features these are.
         targets: what the task wants to be predicted, see :mod:`mosear.fusion.tasks`; empty where it is not known.
+        bad: clips that could not be read, told with the first clip of their split.
+        cut: clips of which a part was left out, with the seconds that were used.
+        data: no tokens: an omni-modal batch has them here.
     """
 
     features: Mapping[str, Tensor]
     lengths: Mapping[str, Tensor]
     clips: Sequence[Clip] = ()
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    bad: Sequence[BadClip] = ()
+    cut: Sequence[tuple[Clip, float]] = ()
+    data: None = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.lengths.values())))
+        return len(self.clips) or len(next(iter(self.lengths.values())))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -27,12 +27,18 @@ class FusionOutput:
         values: ``[B, outputs]``: logits of labels, logits of each label of a set, or a score; for time series
             ``[B, T, outputs]`` with as many steps as :attr:`steps` says.
         steps: int64 ``[B]``, steps of each clip that mean something; ``None`` without time.
-        extras: by name, what the model's own loss or its telemetry needs.
+        extras: by name, what the model's own loss needs. Those of shape ``[B]`` are figures of the clips, whose means
+            ``metrics.json`` has under ``model_figures``.
     """
 
     values: Tensor
     steps: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def cpu(self) -> FusionOutput:
+        """In the memory of the CPU."""
+        steps = None if self.steps is None else self.steps.cpu()
+        return FusionOutput(self.values.cpu(), steps, {name: value.cpu() for name, value in self.extras.items()})
 
 
 class FusionModel(nn.Module):
@@ -43,7 +49,8 @@ class FusionModel(nn.Module):
 
     Args:
         dimensions: width of the features by modality; a model leaves out those it cannot read.
-        outputs: numbers per clip (or step), as the task says.
+        outputs: numbers per clip (or step), as the task says. A model that can learn time series has an argument
+            ``over_time`` as well.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"label", "labels", "score"})

@@ -15,7 +15,6 @@ from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from mosear.backbones.identity import identity
-from mosear.backbones.media import MediaBatch
 from mosear.backbones.partitioned import shape_of, whole
 from mosear.data.batches import split_media
 from mosear.data.clip import Clip
@@ -214,17 +213,8 @@ class OmniSystem(System):
         assert batch.data is not None
         media = self.backbone.encode(batch.data.media)
         if any(batch.cache_names) or (batch.resident is not None and batch.resident.wants(batch.data.clips)):
-            self._keep(batch, split_media(media, batch.data))
+            self.data.keep(batch, split_media(media, batch.data))
         return replace(batch.data, media=media)
-
-    def _keep(self, batch: ClipBatch, media: Sequence[MediaBatch]) -> None:
-        """In the cache what it lacks, and all of it in memory where the split fits."""
-        assert batch.data is not None
-        for name, own in zip(batch.cache_names, media, strict=True):
-            if self.cache is not None and name is not None:
-                self.cache.put(name, own)
-        if batch.resident is not None:
-            batch.resident.keep(batch.data.clips, media, {clip.id for clip, _ in batch.cut})
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule over the trainable parameters."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +23,7 @@ from mosear.evaluation.summary import write_metrics
 from mosear.experts.config import METHOD
 from mosear.experts.export.to_lora import FITS, Fit, PlainLora, freeze_experts, observed
 from mosear.experts.passes import GROUPS
+from mosear.files import replaced
 from mosear.methods.omni_system import OmniSystem
 from mosear.runtime.adapters import load_adapter
 from mosear.runtime.run import Run
@@ -244,7 +242,7 @@ def compared(rows: Mapping[str, Sequence[PredictionRow]]) -> dict[str, Any]:
 
 
 def _numbers(rows: Mapping[str, Sequence[PredictionRow]]) -> dict[str, Any]:
-    hits = {name: [float(row.correct) for row in rows[name]] for name in SYSTEMS}
+    hits = {name: [row.credit for row in rows[name]] for name in SYSTEMS}
     same = [a.prediction == b.prediction for a, b in zip(rows["mose"], rows["lora"], strict=True)]
     clips = len(same)
     return {
@@ -273,22 +271,3 @@ def cost_table(report: Mapping[str, Any]) -> Table:
         cells = [name.replace("_", " "), str(own["clips"]), *accuracies, cost, f"{own['agreement']:.1%}"]
         table.add_row(*map(Text, cells))
     return table
-
-
-@contextmanager
-def replaced(target: Path) -> Iterator[Path]:
-    """A fresh directory beside ``target`` to write to; it takes the place of ``target`` at the end.
-
-    A reader never sees half an export, and a failure leaves what was there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{part}") for part in ("new", "old"))
-    staging.mkdir()
-    try:
-        yield staging
-        if target.exists():
-            os.replace(target, old)
-        os.replace(staging, target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from mosear.data import manifest as manifest_module
 from mosear.data.clip import COLUMNS, Clip, ModalityLabels, reason_text
 from mosear.data.columns import sound_table
 from mosear.data.manifest import SCHEMA, Manifest, ManifestError, load_manifest, write_manifest
+from mosear.data.series import series_text
 
 FULL = Clip(
     id="0007",
@@ -30,9 +32,14 @@ FULL = Clip(
     speaker="s1",
     reason="brows raised; voice high, voice fast",
     cues='{"video": ["brows raised"], "audio": ["voice high", "voice fast"]}',
+    series='{"rate": 5.0, "valence": [0.1, null, -1], "arousal": [0.3, null, 1]}',
 )
 SPARSE = Clip(id="b", text="only text", split="train", missing=("video", "audio"))
 CLIPS = [FULL, SPARSE, Clip(id="c", audio="a/c.wav", label="angry"), Clip(id="d", video="v/d.mp4", label="happy")]
+
+
+def series_of(**values) -> str:
+    return json.dumps({"rate": 5.0, "valence": [0.1], "arousal": [0.2], **values})
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
@@ -50,7 +57,7 @@ def problems_of(path: Path, **options) -> str:
 
 def test_columns_are_the_contract():
     assert " ".join(COLUMNS) == (
-        "id video audio text label labels score modality_labels subset split context speaker missing reason cues"
+        "id video audio text label labels score modality_labels subset split context speaker missing reason cues series"
     )
     assert tuple(FULL.to_row()) == COLUMNS
 
@@ -59,6 +66,24 @@ def test_cues_are_phrases_by_modality():
     assert FULL.cue_phrases == {"video": ["brows raised"], "audio": ["voice high", "voice fast"], "text": []}
     assert SPARSE.cue_phrases == {"video": [], "audio": [], "text": []}
     assert reason_text(FULL.cue_phrases) == FULL.reason
+
+
+def test_a_series_is_valence_and_arousal_over_time():
+    rate, values = FULL.annotations
+    assert rate == 5.0 and values.dtype == np.float64
+    np.testing.assert_array_equal(values, [[0.1, 0.3], [np.nan, np.nan], [-1, 1]])
+    assert json.loads(series_text(rate, values)) == json.loads(FULL.series)
+    assert SPARSE.annotations is None
+    with pytest.raises(ValueError, match=r"valence of a series is null or a number in -1\.\.1, got 1\.5 at step 0"):
+        series_text(5, [[1.5, None]])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_bad_series_of_a_manifest_are_named(tmp_path, suffix):
+    rows = [{**clip.to_row(), "series": '{"rate": 5}' if clip is SPARSE else clip.series} for clip in CLIPS]
+    path = tmp_path / f"m{suffix}"
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path) if suffix == ".parquet" else write_rows(path, rows)
+    assert " 2: series must be a JSON object such as" in problems_of(path)
 
 
 def test_bad_cues_of_a_manifest_are_named(tmp_path):
@@ -93,6 +118,19 @@ def test_row_round_trip(clip):
         ({"cues": '{"face": []}'}, "lists of phrases under video, audio, text"),
         ({"cues": '{"video": "brows raised"}'}, "lists of phrases under video, audio, text"),
         ({"cues": '{"video": [1]}'}, "lists of phrases under video, audio, text"),
+        ({"series": 3}, "series must be a string or null, got 3"),
+        ({"series": "0.5"}, "series must be a JSON object"),
+        ({"series": "["}, "series must be a JSON object"),
+        ({"series": '{"rate": 5, "valence": [0.1]}'}, "with exactly these keys"),
+        ({"series": series_of(rate=0)}, "above 0, got 0"),
+        ({"series": series_of(rate="5")}, "above 0, got '5'"),
+        ({"series": series_of(rate=float("inf"))}, "above 0, got inf"),
+        ({"series": series_of(valence=0.1)}, "valence and arousal are lists"),
+        ({"series": series_of(valence=[0.1, 0.2])}, "one value per step each, got 2 and 1"),
+        ({"series": series_of(valence=[], arousal=[])}, "one value per step each, got 0 and 0"),
+        ({"series": series_of(valence=[-5])}, "valence of a series is null or a number in -1..1, got -5 at step 0"),
+        ({"series": series_of(arousal=[float("nan")])}, "arousal of a series is null or a number"),
+        ({"series": series_of(arousal=[True])}, "arousal of a series is null or a number"),
         ({"label": 3}, "label must be a string or null, got 3"),
         ({"labels": "happy"}, "labels must be a list of strings"),
         ({"context": (1,)}, "context must be a list of strings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mosear.evaluation.metrics.classification import confusion_matrix
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report import write_report
 from mosear.evaluation.summary import summarise
+from tests.helpers.kinds import CLASSES, EMOTIONS, LISTS, rows_of
 
 LABELS = ("negative", "neutral", "positive")
 LEVELS = {"negative": -0.6, "neutral": 0.0, "positive": 0.5}
@@ -178,7 +180,8 @@ def test_rows_of_a_subset_may_be_absent():
     answers = drawn(7)
     cut = Answers(rows=answers.rows[:2], labels=LABELS, clips=answers.clips, levels=LEVELS)
     # These clips have no labels of face and voice, without which there is no direction: tests/evaluation/test_bias.py.
-    for name, found in benchmark_scores([name for name in METRICS if name != "direction"], cut).items():
+    names = [name for name, metric in METRICS.items() if name != "direction" and metric.unfit("label") is None]
+    for name, found in benchmark_scores(names, cut).items():
         assert found, name
     summary = benchmark_scores(["camer"], cut)["camer"]["summary"]
     assert math.isnan(summary["gap"]) and math.isnan(summary["overall"])
@@ -204,6 +207,85 @@ def test_what_is_lacking_is_named(name, changes, message):
     options |= {"levels": LEVELS, "clips": {"a": Clip(id="a", text="x", label="neutral", score=0.0)}}
     with pytest.raises(ValueError, match=re.escape(message)):
         benchmark_scores([name], Answers(**(options | changes)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_label_sets(seed):
+    rows = rows_of("labels", seed=seed, subsets=CAMER_PARTS)
+    found = benchmark_scores(["multilabel"], Answers(rows=rows, labels=EMOTIONS, clips={}))["multilabel"]
+    assert list(found) == [*CAMER_PARTS, "overall"]
+    for part, numbers in found.items():
+        own = [r for r in rows if part in (r.subset, "overall")]
+        truth, said = (
+            [[int(name in (sets or ())) for name in EMOTIONS] for sets in column]
+            for column in ([r.labels for r in own], [r.predicted_labels for r in own])
+        )
+        assert numbers == metrics.multilabel_scores(truth, said) | {"unparsed": sum(r.prediction is None for r in own)}
+        assert numbers["jaccard"] == pytest.approx(sum(r.credit for r in own) / len(own))
+        pairs = [(y, p) for t, s in zip(truth, said, strict=True) for y, p in zip(t, s, strict=True)]
+        hits = pairs.count((1, 1))
+        assert numbers["micro_precision"] == pytest.approx(hits / (hits + pairs.count((0, 1))))
+        assert numbers["micro_recall"] == pytest.approx(hits / (hits + pairs.count((1, 0))))
+
+
+def test_series():
+    rows = rows_of("series", subsets=CAMER_PARTS)
+    found = benchmark_scores(["affwild"], Answers(rows=rows, labels=CLASSES, clips={}))["affwild"]
+    for part, numbers in found.items():
+        own = [r for r in rows if part in (r.subset, "overall")]
+        for place, name in enumerate(("valence", "arousal")):
+            truth, said = [], []
+            for r in own:
+                for step, true in enumerate(r.series):
+                    if true[place] is not None:
+                        truth.append(true[place])
+                        unread = -1 if true[place] >= 0 else 1
+                        said.append(r.predicted_series[step][place] if r.predicted_series else unread)
+            assert numbers[f"ccc_{name}"] == metrics.ccc(truth, said, ignore=None)
+            assert numbers[f"steps_{name}"] == len(truth) < sum(len(r.series) for r in own)
+        assert numbers["ccc"] == metrics.affwild_score(numbers["ccc_valence"], numbers["ccc_arousal"])
+    nothing = replace(rows[1], series=[(None, None)], predicted_series=[(0.0, 0.0)])
+    empty = benchmark_scores(["affwild"], Answers(rows=[nothing], labels=CLASSES, clips={}))["affwild"]["overall"]
+    assert math.isnan(empty["ccc"]) and empty["n"] == 1 and empty["steps_valence"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("mosi", lambda y: -3 if y >= 0 else 3), ("sims", lambda y: -1 if y > 0 else 1)]
+)
+def test_predicted_scores_need_no_levels_and_no_clips(name, wrong):
+    rows = rows_of("score", subsets=["all"])
+    found = benchmark_scores([name], Answers(rows=rows, labels=CLASSES, clips={}))[name]["overall"]
+    said = [wrong(r.score) if r.predicted_score is None else r.predicted_score for r in rows]
+    expected = getattr(metrics, f"{name}_scores")([r.score for r in rows], said)
+    assert found == expected | {"unparsed": 1} and found["mae"] != 0
+
+
+def test_mer2023_takes_predicted_valences():
+    rows = rows_of("score", subsets=["all"])
+    found = benchmark_scores(["mer2023"], Answers(rows=rows, labels=CLASSES, clips={}))["mer2023"]["overall"]
+    errors = [5 + abs(r.score) if r.predicted_score is None else r.score - r.predicted_score for r in rows]
+    assert found["valence_mse"] == pytest.approx(sum(e * e for e in errors) / len(rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("uar", "labels", "it reads predictions of the kinds label, score, series, and these are of the kind labels"),
+        ("multilabel", "score", "multilabel: it reads predictions of the kinds labels"),
+        ("affwild", "label", "affwild: it reads predictions of the kinds series"),
+    ],
+)  # fmt: skip
+def test_a_metric_says_what_it_cannot_read(name, kind, message):
+    answers = Answers(rows=rows_of(kind), labels=LISTS[kind], clips={})
+    with pytest.raises(ValueError, match=message):
+        benchmark_scores([name], answers)
+
+
+def test_closed_metrics_read_the_classes_of_scores_and_series():
+    for kind in ("score", "series"):
+        rows = rows_of(kind, subsets=["all"])
+        found = benchmark_scores(["uar"], Answers(rows=rows, labels=CLASSES, clips={}))["uar"]["overall"]
+        assert found["uar"] == metrics.uar(*pair(rows), CLASSES)
 
 
 def test_the_report_has_a_table_per_metric(tmp_path):

@@ -7,11 +7,13 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mosear.config.benchmark_rules import benchmark_clips_fit, metrics_are_known
 from mosear.config.rules import EVAL_KEYS, EVAL_RULES, SUPPLIED, TRAIN_KEYS, TRAIN_RULES
 from mosear.config.validation import ConfigError, validate
 from mosear.data import prepare
@@ -23,7 +25,9 @@ from mosear.evaluation.aggregate import collect
 from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
 from mosear.evaluation.benchmark_metrics.conflict import CAMER_PARTS
 from mosear.evaluation.import_predictions import main as import_predictions
-from mosear.evaluation.predictions import read_predictions
+from mosear.evaluation.predictions import joined, read_predictions
+from mosear.fusion.tasks.label import LabelTask
+from mosear.problems import Problem
 from tests.helpers import processes, source_trees
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +151,58 @@ def test_what_does_not_fit_is_named_before_anything_loads(stem, changes, overrid
     manifest = written(tmp_path, composed("eval", f"benchmark={stem}"), **changes)
     with pytest.raises(ConfigError, match=re.escape(expected)):
         check("eval", f"benchmark={stem}", f"benchmark.manifest={manifest}", *overrides)
+
+
+class SetTask(LabelTask):
+    """Sets of labels, as far as the rules of a config ask."""
+
+    name = "labels"
+
+    def problem(self, clip: Clip) -> str | None:
+        outside = sorted(set(clip.labels) - set(self.labels))
+        return f"labels {', '.join(outside)} are not in the list" if outside else None
+
+    def truth(self, clip: Clip) -> dict[str, Any]:
+        return {"labels": clip.labels, "label": joined(clip.labels, self.labels)}
+
+
+class ScoreTask(LabelTask):
+    """Scores, as far as the rules of a config ask."""
+
+    name = "score"
+
+    def truth(self, clip: Clip) -> dict[str, Any]:
+        return {"score": clip.score, "label": clip.label}
+
+
+def of_task(task: type, manifest: Path, metric: str) -> list[Problem]:
+    cfg = composed("eval", "benchmark=mosei", f"benchmark.manifest={manifest}", f"benchmark.metrics=[{metric}]")
+    with open_dict(cfg):
+        cfg.benchmark.levels, cfg.task = None, {"_target_": f"{__name__}.{task.__name__}"}
+    return [*metrics_are_known(cfg), *benchmark_clips_fit(cfg)]
+
+
+def test_manifests_of_label_sets_are_for_the_task_of_label_sets(tmp_path):
+    labels = list(composed("eval", "benchmark=mosei").data.prompt.labels)
+    clips = [Clip(id=f"c{i}", text="x", labels=tuple(labels[:i])) for i in range(3)]
+    manifest = write_manifest(clips, tmp_path / "sets.jsonl")
+    assert of_task(SetTask, manifest, "multilabel") == []
+    unfit = of_task(SetTask, manifest, "mosi")[0]
+    assert "these are of the kind labels" in unfit.message and unfit.remedy.startswith("Choose among multilabel,")
+    (single,) = of_task(LabelTask, manifest, "accuracy")
+    assert "task=label cannot test 3 of 3 clips, such as 'c0'" in single.message
+    odd = write_manifest([*clips, Clip(id="odd", text="x", labels=("joy",))], tmp_path / "odd.jsonl")
+    (problem,) = of_task(SetTask, odd, "multilabel")
+    assert "cannot test 1 of 4 clips, such as 'odd': labels joy" in problem.message
+
+
+def test_predicted_scores_need_no_levels(tmp_path):
+    labels = list(composed("eval", "benchmark=mosei").data.prompt.labels)
+    clips = [Clip(id=label, text="x", label=label, score=0.5) for label in labels]
+    manifest = write_manifest(clips, tmp_path / "m.jsonl")
+    assert of_task(ScoreTask, manifest, "mosi") == []
+    (problem,) = of_task(LabelTask, manifest, "mosi")
+    assert problem.key == "benchmark.levels"
 
 
 def test_a_manifest_that_is_none_is_one_problem_of_the_config(tmp_path):

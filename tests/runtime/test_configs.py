@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -25,9 +26,12 @@ GOLDEN = Path(__file__).with_name("golden_keys.txt")
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra", "benchmark", "model") or path.stem in ("manifest", "synthetic")
+    if path.parent.name not in ("experiment", "hydra", "benchmark") or path.stem in ("manifest", "synthetic")
 )
 CPU = ["trainer.accelerator=cpu", "trainer.devices=1"]
+FUSION = ("features", "model", "system", "task")
+"""Groups of fusion models, which only go together."""
+FITTING = {"task=series": ["model=grjca"], "system=omni": ["adapter=lora", "method=answer_tuning"]}
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -37,7 +41,9 @@ def own_files(tmp_path):
     manifest = tmp_path / "m.parquet"
     write_manifest([Clip(id="a", text="Oh.", label="sad")], manifest)
     benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}"]
+    fusion = [option for option in OPTIONS if option.split("=")[0] in FUSION]
     return {
+        **{option: ["+experiment=fusion", *FITTING.get(option, [])] for option in fusion},
         "backbone=checkpoint": ["backbone.name=/somewhere"],
         "data=manifest": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
         "data=test": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
@@ -53,7 +59,14 @@ def composed(name: str, *overrides: str, run_dir: str = "/tmp/run") -> DictConfi
 
 
 def check(name: str, *overrides: str) -> None:
-    (check_training if name == "train" else check_evaluation)(composed(name, *overrides))
+    cfg = composed(name, *overrides)
+    if name == "eval" and "model" in cfg:  # a fusion model is nothing without its weights
+        with open_dict(cfg), TemporaryDirectory() as trained:
+            (Path(trained) / "fusion.json").touch()
+            cfg.adapter_path = trained
+            check_evaluation(cfg)
+        return
+    (check_training if name == "train" else check_evaluation)(cfg)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -22,7 +22,8 @@ from mosear.data.synthetic.corpus import ensure_corpus
 from mosear.evaluation.predictions import PredictionRow
 from mosear.experts import MoSEConfig
 from mosear.experts.export.to_lora import FITS
-from mosear.runtime.export import SYSTEMS, Export, compared, export_lora, replaced
+from mosear.files import replaced
+from mosear.runtime.export import SYSTEMS, Export, compared, export_lora
 from mosear.runtime.predictor import Predictor
 from tests.helpers import processes
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from mosear.data.sources.base import LayoutError
-
-_SAFE = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-}
+from mosear.data.unpickling import load_pickle
 
 
-class _Restricted(pickle.Unpickler):
-    """Rebuilds plain containers, numbers, text and numpy arrays of them; refuses everything else by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # what NumPy 1 wrote
-        if (module, name) not in _SAFE:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def read_label_archive(path: Path, keys: tuple[str, ...]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The corpora of a MERBench label file: key -> clip name -> ``{"emo": str, "val": float}``.
+def read_label_archive(path: Path, keys: Sequence[str] = ()) -> dict[str, dict[str, dict[str, Any]]]:
+    """The corpora of a MERBench label file: key -> clip name -> ``{"emo": str, "val": float}``; of all keys by default.
 
     Such a file is an ``.npz`` whose arrays are 0-dimensional and hold one pickled dict each. Only numbers, text and
     containers are unpickled; a file that asks for anything else is refused.
@@ -45,10 +29,10 @@ def read_label_archive(path: Path, keys: tuple[str, ...]) -> dict[str, dict[str,
             held = {name.removesuffix(".npy") for name in archive.namelist()}
             if set(keys) - held:
                 raise LayoutError(f"{path}: expected {', '.join(keys)}, found {', '.join(sorted(held))}")
-            for key in keys:
+            for key in keys or sorted(held):
                 with archive.open(f"{key}.npy") as file:
                     corpora[key] = _read_object(file)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, LayoutError):
             raise
         raise LayoutError(f"{path} is no label file that can be read safely: {error}") from None
@@ -65,5 +49,5 @@ def _read_object(file: IO[bytes]) -> Any:
     shape, _, dtype = read_header(data)
     if shape != () or not dtype.hasobject:
         raise ValueError(f"an array of {dtype} with shape {shape} instead of one pickled dict")
-    array = _Restricted(data).load()
+    array = load_pickle(data.read(), "its pickle")
     return array.item() if isinstance(array, np.ndarray) else array

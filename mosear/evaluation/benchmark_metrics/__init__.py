@@ -10,6 +10,8 @@ Sentiment without a regressor: ``benchmark.levels`` gives each label a score ``v
     s = sum_c p_c v_c     p: the distribution over the labels, where labels were scored
     s = v_c               c: the label that was read from a generated answer
 
+Rows that hold scores need no levels: their own scores are taken.
+
 An answer that could not be read gets the end of the scale that is wrong under every definition of the metric; it is
 neither left out nor taken for 0, and ``unparsed`` counts such answers.
 """
@@ -23,6 +25,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from mosear.evaluation.benchmark_metrics.base import OVERALL, SUMMARY, Answers, Metric, Scores, wrong_levels
+from mosear.evaluation.predictions import kind_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,13 +66,16 @@ def benchmark_scores(names: Sequence[str], answers: Answers) -> dict[str, Scores
         answers: the predictions of one system with their clips.
 
     Raises:
-        ValueError: for an unknown name, missing levels, or clips that lack what a metric reads.
+        ValueError: for an unknown name, predictions of a kind that a metric does not read, missing levels, or clips
+            that lack what a metric reads.
     """
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"unknown benchmark metrics {', '.join(unknown)}; there are {', '.join(METRICS)}.")
-    found = {}
+    found, kind = {}, kind_of(answers.rows)
     for name in names:
-        if METRICS[name].levels and (wrong := wrong_levels(answers.labels, answers.levels)):
+        if unfit := METRICS[name].unfit(kind):
+            raise ValueError(f"{name}: {unfit}")
+        if METRICS[name].needs_levels(kind) and (wrong := wrong_levels(answers.labels, answers.levels)):
             raise ValueError(f"{name}: {wrong}")
         try:
             found[name] = METRICS[name].score(answers)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mosear.data.clip import Clip
 from mosear.evaluation import metrics
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.predictions import LABEL, SCORE, SERIES, Kind, PredictionRow
 from mosear.evaluation.summary import by_subset
 
 OVERALL, SUMMARY = "overall", "summary"
@@ -47,23 +47,29 @@ class Answers:
         return subsets | {OVERALL: self.rows}
 
     def predicted_score(self, row: PredictionRow) -> float | None:
-        """The expected level, or that of the generated answer; None for an answer that could not be read."""
+        """The predicted score, else the expected level or that of the generated answer; None for an unreadable one."""
         if row.prediction is None:
             return None
+        if row.predicted_score is not None:
+            return row.predicted_score
         if row.answer_text is None and row.distribution is not None:
             return sum(p * self.levels[label] for label, p in zip(self.labels, row.distribution, strict=True))
         return self.levels[row.prediction]
 
     def true_score(self, row: PredictionRow) -> float:
-        """The clip's score.
+        """The score of the row, or else of the clip.
 
         Raises:
             ValueError: it has none.
         """
-        score = self.clips[row.id].score
+        score = self.known_score(row)
         if score is None:
             raise ValueError(f"clip {row.id!r} has no score (manifest column score).")
         return score
+
+    def known_score(self, row: PredictionRow) -> float | None:
+        """The true score, if there is one."""
+        return self.clips[row.id].score if row.score is None else row.score
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,26 @@ class Metric:
         score: from answers to ``{part: {number: value}}``. It raises ValueError where clips lack what it reads, never
             because of what was predicted, or because rows of some subset are absent.
         subsets: subsets that the manifest must have.
-        levels: whether ``benchmark.levels`` must give every label a score.
+        levels: whether ``benchmark.levels`` must give every label a score, unless scores are predicted.
         text: whether it reads generated text.
+        kinds: the kinds of predictions that it can read.
     """
 
     score: Callable[[Answers], Scores]
     subsets: tuple[str, ...] = ()
     levels: bool = False
     text: bool = False
+    kinds: frozenset[Kind] = frozenset({LABEL, SCORE, SERIES})
+
+    def unfit(self, kind: Kind) -> str | None:
+        """Why it cannot read predictions of this kind, or None if it can."""
+        if kind in self.kinds:
+            return None
+        return f"it reads predictions of the kinds {', '.join(sorted(self.kinds))}, and these are of the kind {kind}."
+
+    def needs_levels(self, kind: Kind) -> bool:
+        """Whether every label must have a score."""
+        return self.levels and kind != SCORE
 
 
 def subset_scores(answers: Answers) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Benchmarks of sentiment and valence, whose labels stand for scores (``benchmark.levels``)."""
+"""Benchmarks of sentiment and valence: scores, or labels that stand for scores (``benchmark.levels``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mer2023(answers: Answers) -> Scores:
     for part, own in subset_scores(answers).items():
         rows = answers.parts()[part]
         result[part] = {"n": own["n"], "weighted_f1": own["weighted_f1"], "unparsed": own["unparsed"]}
-        if all(answers.clips[row.id].score is not None for row in rows):
+        if all(answers.known_score(row) is not None for row in rows):
             error = metrics.mse(*score_pairs(answers, rows, lambda y: -math.copysign(VALENCE_BOUND, y)))
             result[part] |= {"valence_mse": error, "score": metrics.mer_score(own["weighted_f1"], error)}
     return result

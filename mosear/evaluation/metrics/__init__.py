@@ -33,6 +33,8 @@ from mosear.evaluation.metrics.conflict import (
     specificity,
 )
 from mosear.evaluation.metrics.multilabel import (
+    indicators,
+    macro_f1_over_labels,
     micro_scores,
     multilabel_scores,
     sample_jaccard,
@@ -77,10 +79,12 @@ __all__ = [
     "f_score",
     "gap",
     "hit_rate",
+    "indicators",
     "label_overlap",
     "level_accuracy",
     "macro_f1",
     "macro_f1_from_confusion",
+    "macro_f1_over_labels",
     "mae",
     "mer_score",
     "micro_scores",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 BoolArray = npt.NDArray[np.bool_]
+
+
+def indicators(sets: Sequence[Collection[str]], labels: Sequence[str]) -> BoolArray:
+    """``[N, K]`` of sets of labels."""
+    return np.array([[label in chosen for label in labels] for chosen in sets], dtype=bool).reshape(-1, len(labels))
 
 
 def _indicators(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[BoolArray, BoolArray]:
@@ -60,6 +66,17 @@ def sample_jaccard(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, both_empty: 
     union = (truth | prediction).sum(axis=1)
     shares = np.divide((truth & prediction).sum(axis=1), union, out=np.full(len(union), both_empty), where=union > 0)
     return float(shares.mean())
+
+
+def macro_f1_over_labels(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> float:
+    """``(1 / K) sum_k 2 TP_k / (n_k + p_k)``; a label that is never there and never predicted counts 0, and no clips
+    give NaN."""
+    truth, prediction = _indicators(y_true, y_pred)
+    if not truth.size:
+        return float("nan")
+    total = truth.sum(axis=0) + prediction.sum(axis=0)
+    hits = 2.0 * (truth & prediction).sum(axis=0)
+    return float(np.divide(hits, total, out=np.zeros(len(total)), where=total > 0).mean())
 
 
 def weighted_accuracy_per_label(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> npt.NDArray[np.float64]:

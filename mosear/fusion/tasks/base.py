@@ -23,7 +23,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     over_time: ClassVar[bool] = False
-    """Whether an output per step is wanted; a model whose constructor has this parameter is told."""
+    """Whether a model puts out numbers for every step; then it is built with ``over_time=True``."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)
@@ -52,6 +52,14 @@ class Task(ABC):
     def fit(self, outputs: Sequence[FusionOutput], clips: Sequence[Clip]) -> None:
         """Choose what is left open on validation data (a threshold); nothing by default."""
         return
+
+    @abstractmethod
+    def truth(self, clip: Clip) -> dict[str, Any]:
+        """The fields of a prediction row that say what is true of a clip."""
+
+    @abstractmethod
+    def worths(self, output: FusionOutput, clips: Sequence[Clip]) -> list[tuple[float, float]]:
+        """Of each clip: how right the prediction is, in [0, 1], and the log-probability of the truth."""
 
     @abstractmethod
     def predictions(self, output: FusionOutput, clips: Sequence[Clip]) -> list[dict[str, Any]]:

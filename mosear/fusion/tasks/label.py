@@ -43,6 +43,16 @@ class LabelTask(Task):
         right = (values.argmax(-1) == truth) & values.isfinite().all(-1)
         return {"loss": float(functional.cross_entropy(values, truth)), "accuracy": float(right.float().mean())}
 
+    def truth(self, clip: Clip) -> dict[str, Any]:
+        """Its label."""
+        return {"label": clip.label}
+
+    def worths(self, output: FusionOutput, clips: Sequence[Clip]) -> list[tuple[float, float]]:
+        """Whether the label comes first, and its log-probability."""
+        log_probs, truth = output.values.double().log_softmax(-1).cpu(), self.targets(clips)["label"]
+        right = (log_probs.argmax(-1) == truth).double()
+        return list(zip(right.tolist(), log_probs.gather(-1, truth[:, None])[:, 0].tolist(), strict=True))
+
     def predictions(self, output: FusionOutput, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         """The most likely label and the distribution; none where a number is not finite."""
         found = []
@@ -51,5 +61,5 @@ class LabelTask(Task):
                 answer = {"prediction": self.labels[int(p.argmax())], "distribution": p.tolist()}
             else:
                 answer = {"prediction": None, "unparsed_reason": "the model's output is not finite"}
-            found.append({"label": clip.label, **answer})
+            found.append({**self.truth(clip), **answer})
         return found
