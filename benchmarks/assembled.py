@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from benchmarks.options import CONF, add_corpus_options
 from benchmarks.peers.checkpoint import SIZES, save_checkpoint
 from mosear.methods.omni_system import OmniSystem
+from mosear.resolvers import register_resolvers
 from mosear.runtime.assemble import Assembly, assemble
-from mosear.torchrun import register_resolvers
 
 CACHES = ("off", "cold", "warm")
 """What the feature cache may be in a run."""

@@ -110,14 +110,6 @@ def log_name() -> str:
     return "run.log" if rank == 0 else f"run.rank{rank}.log"
 
 
-def register_resolvers() -> None:
-    """Make ``${started:FORMAT}`` and ``${run_log:}`` known to OmegaConf. Both are one value per process."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("started", started, replace=True)
-    OmegaConf.register_new_resolver("run_log", log_name, replace=True)
-
-
 MISTAKE = 2
 """Exit status after a mistake that the user can mend."""
 

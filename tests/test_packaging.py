@@ -150,6 +150,7 @@ RANKS = {
     "moved": 0,
     "problems": 0,
     "registration": 0,
+    "resolvers": 0,
     "roles": 0,
     "settings": 0,
     "startup": 0,

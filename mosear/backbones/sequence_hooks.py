@@ -18,14 +18,11 @@ from torch import Tensor, nn
 
 from mosear.backbones.generating import give_back, take_over
 from mosear.backbones.prompt_cache import PromptRows, attach, attached
-from mosear.backbones.sequences import SequenceState, open_states
+from mosear.backbones.sequences import HOOKS, SequenceState, open_states
 from mosear.roles import token_roles
 
 if TYPE_CHECKING:
     from mosear.backbones.families.base import OmniFamily
-
-HOOKS = "sequence_hooks"
-"""Where a thinker keeps its hooks."""
 
 NO_ROLES = (
     "{title} cannot tell which token carries which modality: this pass has embeddings but no input ids (or a mask that "
@@ -82,11 +79,13 @@ class PassListener:
         owner: under which a KV cache carries what it keeps about prompts.
         title: for messages.
         lost: what to say if a cache does not carry it (any more).
+        fuses: after it, no token carries one modality alone.
     """
 
     owner: ClassVar[str]
     title: ClassVar[str]
     lost: ClassVar[str]
+    fuses: ClassVar[bool] = False
 
     def listens(self, module: nn.Module) -> bool:
         """Does it take part in this pass?"""
@@ -101,7 +100,7 @@ class PassListener:
         raise NotImplementedError
 
     def arguments(self, own: Any) -> dict[str, Any]:
-        """Further keyword arguments of the language model."""
+        """Keyword arguments of the language model: further ones, or others in the place of those it was called with."""
         return {}
 
     def finish(self, call: PassCall, own: Any) -> PromptRows | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STATES = "sequence_states"
 """Where a thinker keeps its open states."""
+HOOKS = "sequence_hooks"
+"""Where a thinker keeps its hooks (:mod:`mosear.backbones.sequence_hooks`)."""
 
 
 # -- what is known of the sequences ------------------------------------------------------------------------------------
@@ -211,5 +213,10 @@ def family_with_separate_modalities(thinker: Any, title: str, remedy: str) -> Om
     if not family.separate_modalities:
         raise ValueError(
             f"The tokens of {family.name} carry audio and picture fused: {title} cannot tell them apart. {remedy}"
+        )
+    if any(listener.fuses for listener in getattr(getattr(thinker, HOOKS, None), "listeners", ())):
+        raise ValueError(
+            f"The adapter of this model fuses audio and picture into its own tokens: {title} cannot tell them apart. "
+            f"{remedy}"
         )
     return family(thinker.config)

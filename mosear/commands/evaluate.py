@@ -17,8 +17,9 @@ from mosear.config.adapter_options import offer_adapters
 from mosear.config.command_line import refuse_mistakes
 from mosear.config.renamed import refuse_renamed
 from mosear.config.shipped import CONF
+from mosear.resolvers import register_resolvers
 from mosear.startup import quick_imports
-from mosear.torchrun import first_reports, processes_start, register_resolvers
+from mosear.torchrun import first_reports, processes_start
 
 register_resolvers()
 

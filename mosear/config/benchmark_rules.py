@@ -23,7 +23,7 @@ CORPUS = "mosear.data.synthetic.corpus.ensure_corpus"
 """What renders the clips of ``benchmark=synthetic``."""
 
 
-def _task(cfg: DictConfig) -> Task | None:
+def task_of(cfg: DictConfig) -> Task | None:
     """What a fusion model predicts; an omni-modal model names one label and has no task."""
     if cfg.get("task") is None:
         return None
@@ -103,7 +103,7 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
             "benchmark.manifest", path, f"lists {listed} clips beside those of the {split} split",
             f"Make it with --split {split}, or one manifest per split with {{split}} in --out.",
         )  # fmt: skip
-    task = _task(cfg)
+    task = task_of(cfg)
     if (problem := _clips_suit(cfg, clips, task)) is not None:
         yield problem
         return

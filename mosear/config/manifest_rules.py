@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from mosear.problems import Problem
+
+if TYPE_CHECKING:
+    from mosear.data.manifest import Manifest
 
 
 def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
@@ -25,12 +29,31 @@ def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
         subset = cfg.data.get("val_subset") if key == "val" else None
         try:
             manifest = load_manifest(path, root=cfg.data.get("root"), subset=subset)
-            if labels is not None or not len(manifest):
+            if labels is not None and cfg.get("task") is not None:
+                check_task(manifest, cfg)
+            elif labels is not None or not len(manifest):
                 check_split(manifest, labels or [])
         except ManifestError as error:
             if labels is None and error.problems != [NO_CLIPS]:
                 continue  # its own rule reads this one
             yield Problem(f"data.{key}", path, str(error), "Correct the manifest, or name another one.")
+
+
+def check_task(manifest: Manifest, cfg: DictConfig) -> None:
+    """Raises a ManifestError where clips lack what the task of a fusion model predicts."""
+    from mosear.config.benchmark_rules import task_of
+    from mosear.data.rows import ManifestError
+    from mosear.data.splits import NO_CLIPS
+
+    task = task_of(cfg)
+    assert task is not None
+    wrong = [(clip.id, reason) for clip in manifest if (reason := task.problem(clip)) is not None]
+    if not len(manifest):
+        raise ManifestError(str(manifest.path), [NO_CLIPS])
+    if wrong:
+        clip, reason = wrong[0]
+        told = f"{len(wrong)} of {len(manifest)} clips do not fit task={task.name}, e.g. {clip!r}: {reason}"
+        raise ManifestError(str(manifest.path), [told])
 
 
 def _benchmark_asks(cfg: DictConfig) -> bool:

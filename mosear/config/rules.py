@@ -36,7 +36,7 @@ SUPPLIED = {
     "trainer": ["logger", "callbacks"],
     "system": ["cfg", "trainer"],
     "features": ["cfg", "accept"],
-    "model": ["dimensions", "outputs"],
+    "model": ["dimensions", "outputs", "over_time"],
     "task": ["labels"],
 }
 

@@ -51,6 +51,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--language", choices=("original", "english"), default="original", help="which transcript")
     parser.add_argument(
+        "--emotions",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="CSV",
+        help="fill the column labels with emotions, from a table or, without CSV, from the data set's own",
+    )
+    parser.add_argument(
         "--on-missing", choices=("error", "skip"), default="error", help="clips whose media cannot be used"
     )
     parser.add_argument(
@@ -123,6 +132,7 @@ def run(options: argparse.Namespace) -> list[Path]:
         options.rule,
         options.min_agreement,
         options.language,
+        options.emotions,
     )
     reading = importer.import_from(request)
     tally = tally_of(reading.rows) if reading.tally is None else reading.tally

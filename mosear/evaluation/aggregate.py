@@ -15,7 +15,8 @@ from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare import N_BOOT
 from mosear.evaluation.compare.collect import Benchmark, find_runs
 from mosear.evaluation.compare.collect import collect as collect_benchmarks
-from mosear.evaluation.compare.scores import questions, resample
+from mosear.evaluation.compare.scores import own_numbers, questions, resample
+from mosear.evaluation.kinds import SCORINGS
 from mosear.files import written_atomically
 
 
@@ -38,12 +39,18 @@ def collect(run_dirs: Sequence[str | Path], reference: Sequence[str | Path] = ()
 
 
 def table(benchmark: Benchmark, *, n_boot: int = N_BOOT) -> list[list[str]]:
-    """Header and one row per system: accuracy per subset, conflict mean and gap, in percent with 95 % intervals."""
+    """Header and one row per system: accuracy per subset, conflict mean and gap, in percent with 95 % intervals.
+
+    Sets of labels, scores and series have the numbers that lead their kind in further columns: means over runs.
+    """
     asked, resampled = questions(benchmark), resample(benchmark, n_boot=n_boot)
-    rows = [["system", "bases x seeds", *(key.replace("_", " ") for key in asked)]]
+    own = own_numbers(benchmark, SCORINGS[benchmark.kind].headline())
+    headings = [*asked, *(f"{subset} {number.heading}" for subset, number, _ in own)]
+    rows = [["system", "bases x seeds", *(key.replace("_", " ") for key in headings)]]
     for system in benchmark.systems.values():
         size = f"{len(system.hits)} x {min(map(len, system.hits.values()))}"
-        rows.append([system.name, size, *(_cell(resampled.interval(system.name, *entry)) for entry in asked.values())])
+        cells = [_cell(resampled.interval(system.name, *entry)) for entry in asked.values()]
+        rows.append([system.name, size, *cells, *(number.text(means.get(system.name)) for _, number, means in own)])
     return rows
 
 

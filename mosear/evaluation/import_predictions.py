@@ -5,7 +5,13 @@
 
 The file is a CSV with a header, or JSONL with one object per line. Columns: ``id``; ``prediction``, a label or
 generated text that is read by ``--answer-format``; and, if known, probabilities: ``p_LABEL`` for every label in a CSV,
-an object ``probabilities`` in JSONL. Without ``prediction`` the most probable label is it. Clips of the manifest that
+an object ``probabilities`` in JSONL. Without ``prediction`` the most probable label is it.
+
+``--task labels`` reads a set of labels per clip from the column ``labels`` (``happy|sad``, a JSON list, nothing for the
+empty set) or from probabilities of at least ``--threshold``; ``--task score`` reads numbers from the column ``score``,
+and puts them into the class whose score in ``--levels`` is nearest.
+
+Clips of the manifest that
 the file does not list count as wrong; ids that the manifest does not have are left out; both are named and counted.
 
 ``--out`` gets metrics.json, predictions.parquet and report.html, which ``mosear.evaluation.aggregate`` takes too.
@@ -19,7 +25,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,30 +32,20 @@ from mosear.data.clip import Clip
 from mosear.data.manifest import load_manifest
 from mosear.data.prompt import AnswerFormat
 from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores, benchmark_table
-from mosear.evaluation.predictions import PredictionRow, write_predictions
+from mosear.evaluation.import_tasks import TASKS, Given, ImportTask
+from mosear.evaluation.kinds import SCORINGS
+from mosear.evaluation.predictions import LABEL, PredictionRow, write_predictions
 from mosear.evaluation.report import write_report
 from mosear.evaluation.summary import summarise, write_metrics
-from mosear.inference.parsing import parse_answer
 
 MODEL = "imported"
 _IDS_SHOWN = 20
 _SUM_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Given:
-    """What the file says about one clip.
-
-    Attributes:
-        text: a label or generated text, or None.
-        distribution: ``[C]`` probabilities in the order of the labels, or None.
-    """
-
-    text: str | None
-    distribution: tuple[float, ...] | None = None
-
-
-def read_given(path: Path, labels: Sequence[str], *, id_column: str, prediction_column: str) -> dict[str, Given]:
+def read_given(
+    path: Path, labels: Sequence[str], *, id_column: str, prediction_column: str, task: ImportTask = TASKS["label"]
+) -> dict[str, Given]:
     """``{id: what the file says}``.
 
     Raises:
@@ -69,15 +64,16 @@ def read_given(path: Path, labels: Sequence[str], *, id_column: str, prediction_
         if clip_id in found:
             raise ValueError(f"{where} repeats the id {clip_id!r}; give each clip once.")
         shares = record.get("probabilities")
-        text = record.get(prediction_column)
+        answer = record.get(prediction_column)
         if prediction_column not in record and shares is None:
             raise ValueError(
                 f"{where} has neither {prediction_column!r} nor probabilities; its columns are {', '.join(record)} "
                 "(see --prediction-column)."
             )
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"{where}: {prediction_column} is {text!r}, not text.")
-        found[clip_id] = Given(text, None if shares is None else _distribution(shares, labels, where))
+        if answer is not None and not task.accepts(answer):
+            raise ValueError(f"{where}: {prediction_column} is {answer!r}, not {task.wants}.")
+        p = None if shares is None else _distribution(shares, labels, where, independent=task.independent)
+        found[clip_id] = Given(answer, p)
     if not found:
         raise ValueError(f"{path} has no predictions.")
     return found
@@ -109,7 +105,7 @@ def _json_records(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, dict
             yield where, record
 
 
-def _distribution(shares: Any, labels: Sequence[str], where: str) -> tuple[float, ...]:
+def _distribution(shares: Any, labels: Sequence[str], where: str, *, independent: bool) -> tuple[float, ...]:
     if not isinstance(shares, Mapping) or set(shares) != set(labels):
         listed = ", ".join(map(str, shares)) if isinstance(shares, Mapping) else repr(shares)
         raise ValueError(
@@ -119,51 +115,39 @@ def _distribution(shares: Any, labels: Sequence[str], where: str) -> tuple[float
         values = [float(shares[label]) for label in labels]
     except (TypeError, ValueError):
         values = [math.nan]
+    if independent:
+        if not all(0 <= value <= 1 for value in values):
+            raise ValueError(f"{where}: {dict(shares)} are no probabilities: each must be between 0 and 1.")
+        return tuple(values)
     total = sum(values)
     if not all(value >= 0 for value in values) or not abs(total - 1) <= _SUM_TOLERANCE:
         raise ValueError(f"{where}: {dict(shares)} are no probabilities: they must be 0 or more and add up to 1.")
     return tuple(value / total for value in values)
 
 
-def rows_of(
-    clips: Sequence[Clip], given: Mapping[str, Given], labels: Sequence[str], options: argparse.Namespace
-) -> list[PredictionRow]:
-    """One row per clip of the manifest, in its order; a clip that the file does not list is an unreadable answer."""
-    rows = []
-    for clip in clips:
-        if clip.label is None:
-            raise ValueError(f"clip {clip.id!r} of the manifest has no label, so no answer to it can be scored.")
-        found = given.get(clip.id)
-        prediction: str | None = None
-        reason: str | None = "no prediction in the file"
-        said: str | None = None
-        if found is not None and found.text is not None:
-            parsed = parse_answer(found.text, labels, answer_format=options.answer_format, synonyms=options.synonyms)
-            prediction, reason = parsed.label, parsed.reason
-            # A bare label beside probabilities is their argmax written out, not generated text.
-            said = found.text if found.distribution is None or found.text.strip() not in labels else None
-        elif found is not None and found.distribution is not None:
-            prediction, reason = labels[found.distribution.index(max(found.distribution))], None
-        elif found is not None:
-            reason = "empty"
-        rows.append(
-            PredictionRow(
-                id=clip.id,
-                subset=clip.subset,
-                split=clip.split,
-                label=clip.label,
-                prediction=prediction,
-                unparsed_reason=reason,
-                answer_text=said,
-                distribution=None if found is None else found.distribution,
-                video=clip.video,
-                text=clip.text,
-                benchmark=options.name,
-                model=MODEL,
-                seed=options.seed,
-            )
+def rows_of(clips: Sequence[Clip], given: Mapping[str, Given], options: argparse.Namespace) -> list[PredictionRow]:
+    """One row per clip of the manifest, in its order; a clip that the file does not list is an unreadable answer.
+
+    Raises:
+        ValueError: the manifest does not say what is true.
+    """
+    task = TASKS[options.task]
+    if problem := task.problem(clips, options):
+        raise ValueError(problem)
+    return [
+        PredictionRow(
+            id=clip.id,
+            subset=clip.subset,
+            split=clip.split,
+            video=clip.video,
+            text=clip.text,
+            benchmark=options.name,
+            model=MODEL,
+            seed=options.seed,
+            **task.fields(clip, given.get(clip.id), options),
         )
-    return rows
+        for clip in clips
+    ]
 
 
 def import_predictions(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,7 +159,9 @@ def import_predictions(options: argparse.Namespace) -> dict[str, Any]:
     if (options.out / "predictions.parquet").exists():
         raise ValueError(f"{options.out} already holds predictions; choose another directory for --out.")
     labels = options.labels
-    given = read_given(options.file, labels, id_column=options.id_column, prediction_column=options.prediction_column)
+    task = TASKS[options.task]
+    column = options.prediction_column or task.column
+    given = read_given(options.file, labels, id_column=options.id_column, prediction_column=column, task=task)
     clips = list(load_manifest(options.manifest, split=options.split))
     ids = {clip.id for clip in clips}
     missing = [clip.id for clip in clips if clip.id not in given]
@@ -185,7 +171,7 @@ def import_predictions(options: argparse.Namespace) -> dict[str, Any]:
             f"no id of {options.file} is in {options.manifest}: the file has {unmatched[0]!r}, ..., the manifest "
             f"{missing[0]!r}, .... Rename the file's ids."
         )
-    rows = rows_of(clips, given, labels, options)
+    rows = rows_of(clips, given, options)
     summary = summarise(rows, labels, benchmark=options.name, steering="none", seed=options.seed)
     if options.metrics:
         answers = Answers(
@@ -233,6 +219,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of the test clips")
     parser.add_argument("--split", help="score the clips of this split only")
     parser.add_argument("--labels", type=_names, required=True, help="the labels, e.g. angry,happy,sad")
+    parser.add_argument("--task", choices=list(TASKS), default="label", help="what is predicted: label, labels, score")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of --task labels, for probabilities (0.5)")
     parser.add_argument("--out", type=Path, required=True, help="run directory to write")
     parser.add_argument("--system", default="imported", help="what to call the system")
     parser.add_argument("--backbone", help="the model under it, for tables over several (default: the system)")
@@ -242,7 +230,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--synonyms", type=_pairs, default={}, help="other spellings, e.g. anger=angry,sadness=sad")
     parser.add_argument("--answer-format", choices=get_args(AnswerFormat), default="word", help="of the predictions")
     parser.add_argument("--id-column", default="id", help="column of the clip ids")
-    parser.add_argument("--prediction-column", default="prediction", help="column of the labels or texts")
+    columns = ", ".join(f"{task.column} for {name}" for name, task in TASKS.items())
+    parser.add_argument("--prediction-column", help=f"column of the predictions (default: {columns})")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run, for tables over several seeds")
     options = parser.parse_args(arguments)
     options.name = options.name or options.manifest.stem
@@ -276,8 +265,9 @@ def print_result(result: Mapping[str, Any], out: Path) -> None:
             more = ", ..." if about[key] > _IDS_SHOWN else ""
             lines.append(f"{about[key]} {words}: {', '.join(about[f'{key}_ids'])}{more}")
     for subset, scores in result["subsets"].items():
-        accuracy = f"accuracy {100 * scores['accuracy']:.1f} %"
-        lines.append(f"{subset.replace('_', ' ')}: n {scores['n']}, {accuracy}, unparsed {scores['unparsed']}")
+        numbers = [SCORINGS[LABEL].numbers[0], *SCORINGS[result["kind"]].headline()]
+        told = ", ".join(f"{n.heading} {n.text(scores[n.key])}{' %' if n.share else ''}" for n in numbers)
+        lines.append(f"{subset.replace('_', ' ')}: n {scores['n']}, {told}, unparsed {scores['unparsed']}")
     lines += [
         f"{key.replace('_', ' ')}: {100 * result[key]:.1f} %"
         for key in ("conflict_mean", "gap")

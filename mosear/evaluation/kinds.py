@@ -39,19 +39,23 @@ class Scoring:
     """What is reported of one kind.
 
     Attributes:
+        what: is predicted, in words.
         score: rows and label list to the numbers of a subset, in which ``unparsed`` counts all rows without prediction.
         numbers: those in the tables, accuracy first.
         own: keys of the numbers that only this kind has.
+        lead: keys of the numbers that are shown where there is little room, beside the accuracy.
         accuracy: what the accuracy is, as a sentence.
-        right: what an accuracy says of a system, as a verb and what follows the number.
+        right: what an accuracy says of a system: a verb, and what follows the number.
         note: how to read the table of all numbers.
         chance: whether one over the number of labels is the accuracy of guessing.
         controls: whether late fusion of readings is a control.
     """
 
+    what: str
     score: Callable[[Sequence[PredictionRow], Sequence[str]], Scores]
     numbers: tuple[Number, ...]
     own: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ("macro_f1",)
     accuracy: str = "Share of clips answered with the true label."
     right: tuple[str, str] = ("answers", "right")
     note: str = "In per cent. UAR averages recall over the classes that occur; WAR equals accuracy."
@@ -61,6 +65,14 @@ class Scoring:
     def own_numbers(self) -> list[Number]:
         """Those of :attr:`own`."""
         return [number for number in self.numbers if number.key in self.own]
+
+    def brief(self) -> list[Number]:
+        """Those of :attr:`lead`."""
+        return [number for number in self.numbers if number.key in self.lead]
+
+    def headline(self) -> list[Number]:
+        """Those of :attr:`lead` that only this kind has: they stand beside the accuracy at the top of a page."""
+        return [number for number in self.brief() if number.key in self.own]
 
 
 def true_sets(rows: Sequence[PredictionRow]) -> list[Sequence[str]]:
@@ -136,10 +148,12 @@ _LABEL_NUMBERS = (
     Number("uar", "UAR"),
     Number("war", "WAR"),
 )
+_CLASS_NUMBERS = _LABEL_NUMBERS[:-1]  # WAR is the accuracy
 _UNREAD = "Clips without an answer are left out of these."
 SCORINGS: Mapping[Kind, Scoring] = {
-    LABEL: Scoring(score=_label, numbers=_LABEL_NUMBERS, controls=True),
+    LABEL: Scoring(what="one label per clip", score=_label, numbers=_LABEL_NUMBERS, controls=True),
     LABELS: Scoring(
+        what="sets of labels",
         score=_labels,
         numbers=(
             Number("accuracy", "accuracy"),
@@ -150,38 +164,45 @@ SCORINGS: Mapping[Kind, Scoring] = {
             Number("macro_f1", "macro F1"),
         ),
         own=("exact", "micro_precision", "micro_recall", "micro_f1", "macro_f1"),
+        lead=("exact", "micro_f1"),
         accuracy="Accuracy of label sets is their overlap: labels in both sets over labels in either (sample Jaccard), "
         "mean over clips. A clip with two empty sets counts 0, as published.",
-        right=("has an accuracy of", "(sample Jaccard)"),
+        right=("reaches", "overlap of label sets"),
         note="In per cent. Accuracy is the sample Jaccard; micro numbers are over all decisions about clip and label; "
         "macro F1 is the mean over labels. An answer that could not be read predicts no label.",
         chance=False,
     ),
     SCORE: Scoring(
+        what="scores",
         score=_score,
         numbers=(
-            *_LABEL_NUMBERS,
+            *_CLASS_NUMBERS,
             Number("mae", "MAE", share=False),
             Number("mse", "MSE", share=False),
             Number("pearson", "Pearson r", share=False),
             Number("ccc", "CCC", share=False),
         ),
         own=("mae", "mse", "pearson", "ccc"),
+        lead=("mae", "pearson"),
+        right=("puts", "of clips into the right class"),
         accuracy="Share of clips whose predicted score has the class of the true score.",
-        note="Accuracy, F1, UAR and WAR are of the scores' classes, in per cent. MAE, MSE, Pearson r and CCC are of "
+        note="Accuracy, F1 and UAR are of the scores' classes, in per cent. MAE, MSE, Pearson r and CCC are of "
         f"the scores themselves, on their own scale. {_UNREAD}",
     ),
     SERIES: Scoring(
+        what="valence and arousal over time",
         score=_series,
         numbers=(
-            *_LABEL_NUMBERS,
+            *_CLASS_NUMBERS,
             Number("ccc_valence", "CCC valence", share=False),
             Number("ccc_arousal", "CCC arousal", share=False),
             Number("ccc", "CCC mean", share=False),
         ),
         own=("ccc_valence", "ccc_arousal", "ccc"),
+        lead=("ccc_valence", "ccc_arousal", "ccc"),
+        right=("puts", "of clips into the right class"),
         accuracy="Share of clips whose predicted series has the class of the true series.",
-        note="Accuracy, F1, UAR and WAR are of the series' classes, in per cent. CCC is over all annotated steps of "
+        note="Accuracy, F1 and UAR are of the series' classes, in per cent. CCC is over all annotated steps of "
         f"all clips, one after the other. {_UNREAD}",
     ),
 }

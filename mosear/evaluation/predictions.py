@@ -165,6 +165,16 @@ class PredictionRow:
         return LABEL if self.score is None else SCORE
 
     @property
+    def truth(self) -> tuple[object, ...]:
+        """What is true of the clip, to be compared with another row's."""
+        return self.label, _plain(self.labels), self.score, _plain(self.series)
+
+    @property
+    def answer(self) -> tuple[object, ...]:
+        """What was predicted, to be compared with another row's."""
+        return self.prediction, _plain(self.predicted_labels), self.predicted_score, _plain(self.predicted_series)
+
+    @property
     def correct(self) -> bool:
         """Whether the prediction is the label; derived, so that a row cannot contradict itself."""
         if self.labels is not None:  # text could be ambiguous: a label may be called "none"
@@ -189,6 +199,10 @@ class PredictionRow:
     def quarantined(self) -> bool:
         """Whether the clip could not be used, so that the model was never asked."""
         return (self.unparsed_reason or "").startswith(BAD_MEDIA)
+
+
+def _plain(values: Sequence[object] | None) -> tuple[object, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def kind_of(rows: Iterable[PredictionRow]) -> Kind:

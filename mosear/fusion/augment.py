@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -43,18 +45,40 @@ class Augment:
         return batch
 
 
-def noisy(batch: FeatureBatch, share: float, generator: torch.Generator | None = None) -> FeatureBatch:
-    """Gaussian noise on every feature of every step.
+def noisy(batch: FeatureBatch, share: float) -> FeatureBatch:
+    """Gaussian noise on every feature of every step, drawn by torch's generator.
 
     Args:
         batch: clips.
         share: standard deviation of the noise by that of the modality's features within the batch.
-        generator: of the draws; ``None`` = torch's.
     """
     features = {}
     for name, values in batch.features.items():
         mask = batch.mask(name)
-        spread = values[mask].std() if int(mask.sum()) > 1 else values.new_zeros(())
-        drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype).to(values.device)
-        features[name] = torch.where(mask[..., None], values + share * spread * drawn, values)
+        noise = share * spread(batch, name) * torch.randn_like(values)
+        features[name] = torch.where(mask[..., None], values + noise, values)
+    return replace(batch, features=features)
+
+
+def spread(batch: FeatureBatch, name: str) -> float:
+    """Standard deviation of a modality's features; 0 where there are too few."""
+    values = batch.features[name][batch.mask(name)]
+    return float(values.std()) if values.numel() > 1 else 0.0
+
+
+def noisy_clips(batch: FeatureBatch, share: float, spreads: Mapping[str, float]) -> FeatureBatch:
+    """The same noise for a clip in every test: its draws depend on its id alone.
+
+    Args:
+        batch: clips.
+        share: standard deviation of the noise, as a multiple of ``spreads``.
+        spreads: of the features by modality.
+    """
+    features = {name: values.clone() for name, values in batch.features.items()}
+    for row, clip in enumerate(batch.clips):
+        generator = torch.Generator().manual_seed(zlib.crc32(clip.id.encode()))
+        for name, values in features.items():
+            steps = int(batch.lengths[name][row])
+            drawn = torch.randn(steps, values.shape[-1], generator=generator).to(values)
+            values[row, :steps] += share * spreads[name] * drawn
     return replace(batch, features=features)

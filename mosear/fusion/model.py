@@ -49,7 +49,8 @@ class FusionModel(nn.Module):
 
     Args:
         dimensions: width of the features by modality; a model leaves out those it cannot read.
-        outputs: numbers per clip (or step), as the task says.
+        outputs: numbers per clip (or step), as the task says. A model that can learn time series has an argument
+            ``over_time`` as well.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"label", "labels", "score"})

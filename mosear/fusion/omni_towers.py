@@ -87,7 +87,8 @@ class OmniTowers:
             manifest = self.data.manifest(split)
             usable(manifest, self.accept, split, remedy="Choose another task=, or correct the manifest.")
             bad: list[BadClip] = []
-            found = kept(self._file(manifest), list(manifest), self.dimensions, lambda: self._made(split, bad))
+            with torch.random.fork_rng(devices=[]):  # loaders draw: a run must not depend on whether they are needed
+                found = kept(self._file(manifest), list(manifest), self.dimensions, lambda: self._made(split, bad))
             if bad:
                 log.warning("%d of %d %s clips have media that could not be read.", len(bad), len(manifest), split)
             clips = [clip for clip in manifest if clip.id in found]

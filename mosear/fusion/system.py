@@ -17,7 +17,7 @@ from mosear.evaluation.answering import Answering
 from mosear.evaluation.contribution import ClipValues, summarise_contribution
 from mosear.evaluation.predictions import BAD_MEDIA, PredictionRow
 from mosear.evaluation.runs import FUSION
-from mosear.fusion.augment import Augment
+from mosear.fusion.augment import Augment, noisy_clips, spread
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.datamodule import FusionDataModule
 from mosear.fusion.model import FusionModel, FusionOutput
@@ -40,6 +40,8 @@ class FusionSystem(System):
         answering: ``readings`` and ``contribution`` of it are used.
         tuning: optimiser and schedule.
         augment: what is done to training features.
+        test_noise: the test is done again with Gaussian noise of so many standard deviations of the features, for each
+            of these; ``metrics.json`` has the accuracies under ``noise``.
         description: of model and task, as the config has it; saved with the weights.
         run: constant columns of the predictions (benchmark, model, steering, seed).
     """
@@ -56,19 +58,24 @@ class FusionSystem(System):
         *,
         tuning: Tuning | None = None,
         augment: Augment | None = None,
+        test_noise: Sequence[float] = (),
         description: Mapping[str, Any] | None = None,
         run: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.task, self.data, self.labels = model, task, data, task.labels
         self.answering, self.tuning, self.augment = answering or Answering(), tuning or Tuning(), augment or Augment()
-        self.description = dict(description or {})
+        if any(not (isinstance(share, int | float) and share > 0) for share in test_noise):
+            raise ValueError(f"test_noise={list(test_noise)} must be a list of numbers above 0.")
+        self.test_noise, self.description = tuple(test_noise), dict(description or {})
         self.run = dict(run or {"benchmark": "none", "model": TUNED})
         self.rows: list[PredictionRow] = []
         self.contributions: list[ClipValues] = []
         self._measured: frozenset[str] = frozenset()
         self._validation: list[tuple[FusionOutput, Sequence[Clip]]] = []
         self._kept: list[dict[str, float]] = []
+        self._noisy: list[tuple[float, str, float]] = []
+        self._spreads: dict[str, float] = {}
         self._start = {name: value.clone() for name, value in model.state_dict().items()}
 
     # -- what a run asks --------------------------------------------------------------------------------------------
@@ -138,6 +145,8 @@ class FusionSystem(System):
             threshold = self.answering.contribution.collapse_threshold
             seed = int(self.run.get("seed", 0))
             found["contribution"] = summarise_contribution(self.contributions, threshold=threshold, seed=seed)
+        if self._noisy:
+            found["noise"] = noise_summary(self._noisy)
         if self._kept:
             found["model_figures"] = {
                 name: sum(one[name] for one in self._kept) / len(self._kept) for name in self._kept[0]
@@ -192,7 +201,10 @@ class FusionSystem(System):
 
     def on_test_epoch_start(self) -> None:
         """Start a fresh table of predictions, and choose the clips whose modalities are weighed."""
-        self.rows, self.contributions, self._kept = [], [], []
+        self.rows, self.contributions, self._kept, self._noisy = [], [], [], []
+        if self.test_noise:
+            whole = self.data.batch("test", range(len(self.data.table("test"))))
+            self._spreads = {name: spread(whole, name) for name in whole.modalities}
         if self.answering.contribution.enabled:
             self._measured = self.answering.contribution.chosen(self.data.manifest("test"))
 
@@ -207,12 +219,16 @@ class FusionSystem(System):
             answers = [one | own for one, own in zip(answers, readings(self.model, batch, self.task), strict=True)]
         self.rows += [PredictionRow(**self._about_clip(c), **own) for c, own in zip(batch.clips, answers, strict=True)]
         self.contributions += clip_values(self.model, batch, self.task, self._measured)
+        for share in self.test_noise:
+            worths = self.task.worths(self(noisy_clips(batch, share, self._spreads)), batch.clips)
+            self._noisy += [(share, clip.subset, worth) for clip, (worth, _) in zip(batch.clips, worths, strict=True)]
         figures = {name: value for name, value in output.extras.items() if value.ndim == 1 and len(value) == len(batch)}
         self._kept += [{name: float(value[row]) for name, value in figures.items()} for row in range(len(batch))]
 
     def on_test_epoch_end(self) -> None:
         """Every process gets all rows."""
         self.rows, self.contributions = gathered(self.rows), gathered(self.contributions)
+        self._noisy = gathered(self._noisy)
         order = {name: index for index, name in enumerate(self.test_clips())}
         self.rows.sort(key=lambda row: order[row.id])
 
@@ -236,3 +252,11 @@ class FusionSystem(System):
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def noise_summary(found: Sequence[tuple[float, str, float]]) -> dict[str, dict[str, float]]:
+    """``{noise: {subset: accuracy}}``."""
+    parts: dict[str, dict[str, list[float]]] = {}
+    for share, subset, worth in found:
+        parts.setdefault(f"{share:g}", {}).setdefault(subset, []).append(worth)
+    return {share: {name: sum(own) / len(own) for name, own in subsets.items()} for share, subsets in parts.items()}

@@ -50,7 +50,8 @@ class Answer:
         label: of the vocabulary; ``None`` where the generated text could not be read or the scores are not finite.
         reason: why there is no label, else ``None``.
         text: generated text; ``None`` where labels were scored.
-        distribution: float64 ``[C]`` over the labels; ``None`` where the scores are not finite.
+        distribution: float64 ``[C]`` over the labels, scored right behind the prompt; ``None`` where the scores are not
+            finite, and where reasons were written first: the label that follows them has another distribution.
         unimodal: ``[C]`` for each modality (``visual``, ``audio``, ``text``) that the clip carries and that was asked.
         steering: what steering did about this clip.
     """
@@ -108,7 +109,8 @@ class Answerer:
             own = {name: value[index] for name, value in alone.items() if value[index].isfinite().all()}
             scores = distribution[index] if distribution[index].isfinite().all() else None
             label, reason = (None, NOT_FINITE) if scores is None else self._read(texts[index], scores)
-            answers.append(Answer(label, reason, texts[index], scores, own, notes[index]))
+            shown = None if self.method == "generate" and self.prompt.reasons_first else scores
+            answers.append(Answer(label, reason, texts[index], shown, own, notes[index]))
         return answers
 
     @torch.no_grad()

@@ -106,11 +106,16 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def confusion_matrices(rows: Mapping[str, Sequence[PredictionRow]], labels: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """``(<system>/<subset>, chart)``; answers that could not be read are a column of their own."""
+    """``(<system>/<subset>, chart)``; answers that could not be read are a column of their own.
+
+    Sets of labels have none.
+    """
     import wandb
 
     names = [*labels, UNPARSED]
     for system, own in rows.items():
+        if any(row.labels is not None for row in own):
+            continue
         for subset, group in by_subset(own).items():
             chart = wandb.plot.confusion_matrix(
                 y_true=[names.index(row.label) for row in group],
@@ -145,11 +150,23 @@ def example_table(outcome: Outcome, labels: Sequence[str], media: str) -> Any:
             video = outcome.system.media(clips[example.id])[0]
             playable = video is not None and video.suffix.removeprefix(".") in wandb.Video.EXTS
             found["clip"] = wandb.Video(str(video)) if playable else None
-        answers = [example.predictions.get(name) or UNPARSED for name in systems]
+        answers = [_answer(example, name) for name in systems]
         alone = [_likeliest(example.readings.get(name), labels) for name in SHOWN]
         shows = [found[name] for name in pictures]
-        table.add_data(example.id, example.subset, *shows, example.text, example.label, *answers, *alone)
+        table.add_data(example.id, example.subset, *shows, example.text, _truth(example), *answers, *alone)
     return table
+
+
+def _answer(example: Example, system: str) -> str:
+    """In words, and a predicted score behind its class."""
+    row = example.rows.get(system)
+    score = "" if row is None or row.predicted_score is None else f" ({row.predicted_score:.3f})"
+    return (example.predictions.get(system) or UNPARSED) + score
+
+
+def _truth(example: Example) -> str:
+    scores = [row.score for row in example.rows.values() if row.score is not None]
+    return f"{example.label} ({scores[0]:.3f})" if scores else example.label
 
 
 def _opened(image: bytes) -> Any:

@@ -92,6 +92,10 @@ class Method(ABC):
     def clips_of_step(self, batch_size: int) -> Mapping[str, int]:
         """What passes a step runs, for people: clips by kind of pass."""
 
+    def weight_copies(self) -> int:
+        """Copies of the weights that train which a step holds beside them, in float32; for the memory estimate."""
+        return 0
+
     @abstractmethod
     def memory_step(self, step: StepTrace) -> Tensor:
         """The passes of the largest step, on tensors without memory; returns a scalar to go backward from."""

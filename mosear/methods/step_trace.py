@@ -82,7 +82,8 @@ class StepTrace:
         roles = torch.full((clips, self.tokens), int(TokenRole.VISUAL))
         roles[:, self.tokens // 2 :] = int(TokenRole.TEXT)
         positions = torch.zeros(3, clips, self.tokens, dtype=torch.long)
-        return Prompts(embeds, positions, roles, torch.ones_like(roles, dtype=torch.bool))
+        text = roles == int(TokenRole.TEXT)
+        return Prompts(embeds, positions, roles, torch.ones_like(text), text)
 
     def _measured(self, run: Callable[[], Tensor]) -> Tensor:
         if self.memory is None:

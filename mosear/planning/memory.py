@@ -49,6 +49,7 @@ class Estimate:
         media: of one clip.
         training: activations of a training step.
         evaluation: activations while labels are scored.
+        copies: of the weights that train, which the method holds.
     """
 
     cfg: DictConfig
@@ -61,6 +62,7 @@ class Estimate:
     media: MediaBytes
     training: Traced
     evaluation: Traced
+    copies: int = 0
 
     def possible(self, plan: Plan) -> bool:
         """4-bit weights cannot be partitioned."""
@@ -71,6 +73,8 @@ class Estimate:
         plan = plan or self.plan
         found = static_bytes(self.weights, plan, self.processes)
         clips = max(sum(self.passes.values()), self.cfg.data.eval_batch_size)
+        if self.copies:
+            found["copies of the adapter"] = self.copies * FLOAT32 * self.weights.trainable
         found["media"] = clips * (self.media.inputs + self.media.features)
         found["activations"] = self.activations(plan)
         return found
@@ -125,6 +129,7 @@ def estimate(cfg: DictConfig, *, gpus: int | None = None, tokens: int | None = N
         media=media_bytes(family, clip, dtype),
         training=training,
         evaluation=evaluation,
+        copies=method.weight_copies(),
     )
 
 
@@ -232,7 +237,7 @@ def compose_train(overrides: Sequence[str]) -> DictConfig:
     """The config that ``train.py`` would have with these arguments."""
     from hydra import compose, initialize_config_dir
 
-    from mosear.torchrun import register_resolvers
+    from mosear.resolvers import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):

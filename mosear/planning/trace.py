@@ -96,10 +96,10 @@ def fake(module: nn.Module) -> None:
     """Give a module on the meta device fake tensors of the CPU instead; call it inside a ``FakeTensorMode``."""
     made: dict[int, nn.Parameter] = {}
     for child in module.modules():
-        for name, parameter in child._parameters.items():
+        for name, parameter in list(child._parameters.items()):
             if parameter is not None:  # a tied weight stays one
                 new = made.setdefault(id(parameter), nn.Parameter(_empty(parameter), parameter.requires_grad))
-                child._parameters[name] = new
+                setattr(child, name, new)  # an LSTM keeps its weights in a list of its own as well
         for name, buffer in child._buffers.items():
             if buffer is not None:
                 child._buffers[name] = _empty(buffer)

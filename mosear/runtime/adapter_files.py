@@ -50,7 +50,9 @@ def read_config(directory: Path) -> tuple[PeftConfig, dict[str, Any]]:
         raise AdapterError(f"{path} is not JSON ({error}). Copy the adapter again.") from error
     method = found.get("peft_type") if isinstance(found, dict) else None
     if not isinstance(method, str) or method not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise AdapterError(f"{path} says peft_type={method!r}, which is no PEFT method. Runs write 'LORA' or 'MOSE'.")
+        raise AdapterError(
+            f"{path} says peft_type={method!r}, which is no PEFT method. Runs write 'LORA', 'MOSE' or 'MSE'."
+        )
     try:
         return PeftConfig.from_pretrained(str(directory)), found
     except (ValueError, TypeError, LookupError, AttributeError) as error:

@@ -242,7 +242,7 @@ def compared(rows: Mapping[str, Sequence[PredictionRow]]) -> dict[str, Any]:
 
 
 def _numbers(rows: Mapping[str, Sequence[PredictionRow]]) -> dict[str, Any]:
-    hits = {name: [float(row.correct) for row in rows[name]] for name in SYSTEMS}
+    hits = {name: [row.credit for row in rows[name]] for name in SYSTEMS}
     same = [a.prediction == b.prediction for a, b in zip(rows["mose"], rows["lora"], strict=True)]
     clips = len(same)
     return {

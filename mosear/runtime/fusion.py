@@ -41,6 +41,9 @@ def fusion_fits(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "run", cfg.adapter_path, f"no trained fusion model: there is no {FUSION}", "Give run=RUN, a run of one."
         )
+    problems = getattr(resolve_target(cfg.features._target_), "problems", None)
+    if problems is not None:
+        yield from problems(cfg)
     task, model = resolve_target(cfg.task._target_), resolve_target(cfg.model._target_)
     if task.name not in model.tasks:
         yield Problem(
@@ -57,6 +60,7 @@ def build_fusion_system(
     batch_size: int | None = None,
     eval_batch_size: int | None = None,
     augment: Any = None,
+    test_noise: list[float] | None = None,
 ) -> FusionSystem:
     """Read the features, build the model; for evaluation take the weights of a run.
 
@@ -66,11 +70,13 @@ def build_fusion_system(
         batch_size: training clips per step and process; ``None`` = ``data.batch_size``.
         eval_batch_size: the same in evaluation; ``None`` = ``data.eval_batch_size``.
         augment: what is done to training features.
+        test_noise: see :class:`~mosear.fusion.system.FusionSystem`.
     """
     task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
     source = instantiate(cfg.features, _partial_=True, _convert_="all")(cfg=cfg, accept=task.problem)
     build_model = instantiate(cfg.model, _partial_=True, _convert_="all")
-    model = build_model(dimensions=dict(source.dimensions), outputs=task.outputs)
+    over_time = {"over_time": True} if task.over_time else {}
+    model = build_model(dimensions=dict(source.dimensions), outputs=task.outputs, **over_time)
     data = FusionDataModule(
         source,
         task,
@@ -87,6 +93,7 @@ def build_fusion_system(
         instantiate(cfg.answering, _convert_="all"),
         tuning=None if "adapter_path" in cfg else instantiate(cfg.tuning, _convert_="all"),
         augment=augment,
+        test_noise=test_noise or (),
         description={name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "task")},
         run=run,
     )

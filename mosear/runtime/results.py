@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mosear.callbacks.base import RunCallback, run_callbacks
 from mosear.evaluation.benchmark_metrics import Answers, benchmark_scores, benchmark_table
 from mosear.evaluation.contribution import contribution_table
+from mosear.evaluation.kinds import SCORINGS
 from mosear.evaluation.predictions import PredictionRow, write_predictions
 from mosear.evaluation.report import Example, LineChart, write_report
 from mosear.evaluation.report.choice import choose_examples, reason
@@ -193,12 +194,20 @@ def print_summary(
 
 
 def single_table(summary: Mapping[str, Any]) -> Table:
-    """Accuracy, macro F1, unparsed answers and, if there are any, quarantined clips per subset of one system."""
+    """Accuracy, its kind's leading numbers, unparsed answers and, if there are any, quarantined clips per subset."""
     from rich.table import Table
     from rich.text import Text
 
+    brief = SCORINGS[summary["kind"]].brief()
     with_quarantine = any(scores.get("quarantined") for scores in summary["subsets"].values())
-    headings = ("subset", "n", "accuracy (95 %)", "macro F1", "unparsed", *(["quarantined"] * with_quarantine))
+    headings = (
+        "subset",
+        "n",
+        "accuracy (95 %)",
+        *(number.heading for number in brief),
+        "unparsed",
+        *(["quarantined"] * with_quarantine),
+    )
     table = Table(title=Text(f"{summary['benchmark']}: accuracy", style="table.title"))
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "subset" else "right")
@@ -208,7 +217,7 @@ def single_table(summary: Mapping[str, Any]) -> Table:
             name.replace("_", " "),
             str(scores["n"]),
             f"{100 * scores['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
-            f"{100 * scores['macro_f1']:.1f}",
+            *(number.text(scores[number.key]) for number in brief),
             str(scores["unparsed"]),
             str(scores.get("quarantined", 0)),
         ]

@@ -217,6 +217,19 @@ def test_leakage_stops_unless_it_is_allowed(tmp_path: Path, capsys: pytest.Captu
     assert len(source_trees.read_jsonl(tmp_path / "m.jsonl")) == 3
 
 
+def test_label_sets_and_series_reach_the_manifest(tmp_path: Path):
+    root = source_trees.mosei(tmp_path / "MOSEI")
+    (written,) = main(["cmu-mosei", "--root", str(root), "--out", str(tmp_path / "m.parquet"), "--emotions"])
+    assert [clip.labels for clip in load_manifest(written, root=root)] == [("happy", "surprise"), (), ("sad", "fear")]
+    table = str(root / "emotions" / "all.csv")
+    (again,) = main(["cmu-mosei", "--root", str(root), "--out", str(tmp_path / "n.jsonl"), "--emotions", table])
+    assert list(load_manifest(again, root=root)) == list(load_manifest(written, root=root))
+    root = source_trees.affwild2(tmp_path / "affwild2")
+    (written,) = main(["affwild2", "--root", str(root), "--out", str(tmp_path / "a.jsonl"), "--fold", "1"])
+    clips = list(load_manifest(written, root=root))
+    assert len(clips) == 8 and all(clip.annotations.values.shape == (3, 2) for clip in clips)
+
+
 def test_unknown_labels_and_repeated_ids_always_stop(meld: Path, tmp_path: Path):
     for old, new, message in ((",joy,", ",cheerful,", "labels cheerful"), (",0,10,", ",0,2,", "train_dia0_utt2")):
         root = tmp_path / message

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -29,6 +30,8 @@ TREES = {
     "ch-sims-v2": source_trees.sims_v2,
     "ch-sims": source_trees.sims_old,
     "cmu-mosi": source_trees.mosi,
+    "cmu-mosei": source_trees.mosei,
+    "affwild2": source_trees.affwild2,
     "iemocap-4": source_trees.iemocap,
     "dfew": source_trees.dfew,
     "emer": source_trees.emer,
@@ -107,6 +110,7 @@ def test_media_paths_exist_and_ids_are_unique(name: str, trees: dict[str, Path])
         ("ravdess", {"min_agreement": 0.5}, "publishes no votes"),
         ("crema-d-conflict", {"min_agreement": 60}, "share of votes in 0..1, got 60"),
         ("meld", {"language": "english"}, "one transcript only"),
+        ("cmu-mosi", {"emotions": True}, "--emotions: cmu-mosi has no emotions beside its label"),
     ],
 )
 def test_options_that_do_not_apply_are_refused(name: str, options: dict, message: str, tmp_path: Path):
@@ -357,6 +361,61 @@ def test_sims_missing_unimodal_label_is_not_zero(tmp_path: Path):
         read(tmp_path, "ch-sims", language="english")
     everything = clips_of(read(tmp_path, "ch-sims"))
     assert [clip.modality_labels.text for clip in everything.values()] == [None, "neutral", None]
+
+
+@pytest.mark.parametrize("given", [True, "emotions/all.csv"])
+def test_emotions_of_mosei_are_label_sets(given, trees: dict[str, Path]):
+    root = trees["cmu-mosei"]
+    reading = read(root, "cmu-mosei", emotions=given if given is True else root / given)
+    labels = {clip.id: (clip.label, clip.labels, clip.score) for clip in clips_of(reading).values()}
+    assert labels == {
+        "a/1": ("positive", ("happy", "surprise"), 2.0),
+        "b/0": ("neutral", (), 0.0),
+        "c/7": ("negative", ("sad", "fear"), -1.0),
+    }
+    assert "1 clips show none of the six emotions; their labels are empty." in reading.notes
+    assert all(clip.labels == () for clip in clips_of(read(root, "cmu-mosei")).values())
+
+
+def test_emotions_that_are_not_there(trees: dict[str, Path], tmp_path: Path):
+    root = copied(trees["cmu-mosei"], tmp_path)
+    (root / "Raw").mkdir()
+    with pytest.raises(LayoutError, match=r"all\.csv has no row for 3 clips, e\.g\. a/1"):
+        table = root / "emotions" / "all.csv"
+        table.write_text(table.read_text().splitlines()[0] + "\n1,z,0,0,0,0,0,0\n")
+        read(root, "cmu-mosei", emotions=table)
+    (root / "label.csv").write_text("video_id,clip_id,text,label,mode\na,1,GOOD,2,train\n")
+    with pytest.raises(LayoutError, match="columns happy, sad, anger, surprise, disgust, fear are missing"):
+        read(root, "cmu-mosei", emotions=True)
+
+
+def test_affwild2(trees: dict[str, Path]):
+    reading = read(trees["affwild2"], "affwild2", fold=1)
+    clips = clips_of(reading)
+    assert Counter(clip.split for clip in clips.values()) == {"train": 5, "val": 1, "test": 2}
+    folds = [clips_of(read(trees["affwild2"], "affwild2", fold=fold)) for fold in range(1, 6)]
+    validated = [clip.id for found in folds for clip in found.values() if clip.split == "val"]
+    assert sorted(validated) == [f"{at}-30-1280x720" for at in range(6)]
+    rate, values = clips["0-30-1280x720"].annotations
+    assert rate == 10
+    np.testing.assert_array_equal(values, [[0.5, -0.25], [np.nan, np.nan], [-1, 1]])
+    left, right = clips["video1_left"], clips["video1_right"]
+    assert left.video == right.video == "batch1/video1.mp4" and left.audio == "video" and left.label is None
+    assert right.annotations.values.tolist() == [[0.1, 0.2]] * 3
+    assert reading.dropped == {"no frame is annotated": ["silent"]}
+    assert "6 frames have no annotation (-5); they are null." in reading.notes
+    assert {clip.split for clip in clips_of(read(trees["affwild2"], "affwild2")).values()} == {"train", "test"}
+
+
+def test_affwild2_without_a_video_is_told(trees: dict[str, Path], tmp_path: Path):
+    shutil.copytree(trees["affwild2"], tmp_path / "data")
+    (tmp_path / "data" / "batch2" / "1-30-1280x720.mp4").unlink()
+    (tmp_path / "data" / "batch3" / "2-30-1280x720.mp4").write_text("no video")
+    reading = read(tmp_path / "data", "affwild2")
+    told = "the video says no frame rate, so its annotations have no times"
+    assert reading.dropped[told] == ["2-30-1280x720"]
+    clips = [row.clip for row in reading.rows]
+    assert [file.clip_id for file in check_files(clips, tmp_path / "data", "none")] == ["1-30-1280x720"]
 
 
 def test_mosi(trees: dict[str, Path]):

@@ -190,7 +190,7 @@ def test_rows_of_a_subset_may_be_absent():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("uab", {}, "unknown benchmark metrics uab; there are affwild, accuracy"),
+        ("uab", {}, "unknown benchmark metrics uab; there are accuracy, weighted_f1"),
         (
             "mosi",
             {"levels": {"negative": -1.0}},

@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -246,3 +247,91 @@ def test_the_command_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['x', 'y'] {'x': 1.0, 'y': -1.0} m False"
+
+
+def import_sets(tmp_path, rows, kind, *more, clips=None):
+    """``metrics.json`` and rows of an import of label sets."""
+    truths = [("angry",), ("happy", "sad"), (), ("sad",), ("angry", "sad")]
+    known = [Clip(id=f"c{i}", text="x", labels=labels) for i, labels in enumerate(truths)]
+    manifest = write_manifest(clips or known, tmp_path / "manifest.jsonl")
+    file = {"csv": write_csv, "jsonl": write_jsonl}[kind](tmp_path / f"sets-{kind}.{kind}", rows)
+    return run(file, manifest, "--task", "labels", "--metrics", "multilabel", *more)
+
+
+SETS = (["angry"], ["sad"], [], None, ["happy", "sad"])
+
+
+def test_sets_from_csv_and_jsonl(tmp_path, capsys):
+    by_json, rows = import_sets(tmp_path, [{"id": f"c{i}", "labels": own} for i, own in enumerate(SETS)], "jsonl")
+    cells = ["angry", '["Sad"]', "", "joy|sad", " sad | HAPPY "]
+    by_csv, csv_rows = import_sets(tmp_path, [{"id": f"c{i}", "labels": own} for i, own in enumerate(cells)], "csv")
+    assert [row.predicted_labels for row in rows] == list(SETS) == [row.predicted_labels for row in csv_rows]
+    assert [row.unparsed_reason for row in rows] == [None, None, None, "empty", None]
+    assert csv_rows[3].unparsed_reason.startswith("'joy': ") and csv_rows[2].prediction == "none"
+    assert [row.credit for row in rows] == pytest.approx([1, 1 / 2, 0, 0, 1 / 3])
+    assert by_json["subsets"] == by_csv["subsets"] and by_json["kind"] == "labels"
+    scores = by_json["subsets"]["all"]
+    assert scores["accuracy"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 5) and scores["exact"] == 2 / 5
+    assert by_json["benchmark_metrics"]["multilabel"]["overall"]["jaccard"] == scores["accuracy"]
+    assert f"exactly right {100 * scores['exact']:.1f} %, micro F1" in capsys.readouterr().out
+
+
+def test_sets_from_probabilities_each_by_itself(tmp_path):
+    shares = [{"angry": 0.9, "happy": 0.8, "sad": 0.1}] * 5
+    rows = [{"id": f"c{i}", "probabilities": own} for i, own in enumerate(shares)]
+    _, found = import_sets(tmp_path, rows, "jsonl", "--threshold", "0.85")
+    assert {tuple(row.predicted_labels) for row in found} == {("angry",)}
+    assert found[0].distribution == [0.9, 0.8, 0.1]
+    shutil.rmtree(tmp_path / "run-sets-jsonl")
+    with pytest.raises(SystemExit, match="each must be between 0 and 1"):
+        import_sets(tmp_path, [{"id": "c0", "probabilities": {"angry": 1.2, "happy": 0, "sad": 0}}], "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("clips", "rows", "message"),
+    [
+        ([Clip(id="c0", text="x", label="sad")], [{"id": "c0", "labels": []}], "no clip of the manifest has a set"),
+        ([Clip(id="c0", text="x", labels=("joy",))], [{"id": "c0", "labels": []}], "has the labels joy too"),
+        (None, [{"id": "c0", "labels": 3}], "labels is 3, not text or a list of texts"),
+        (None, [{"id": "c0", "prediction": "sad"}], "has neither 'labels' nor probabilities"),
+    ],
+)
+def test_sets_that_cannot_be_read(clips, rows, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        import_sets(tmp_path, rows, "jsonl", clips=clips)
+    assert not (tmp_path / "run-sets-jsonl").exists()
+
+
+def import_scores(tmp_path, rows, *more, score=0.8):
+    clips = [Clip(id=f"c{i}", text="x", score=None if score is None else score - i) for i in range(3)]
+    manifest = write_manifest(clips, tmp_path / "manifest.jsonl")
+    return run(write_csv(tmp_path / "scores.csv", rows), manifest, "--task", "score", *more)
+
+
+LEVELS = ("--levels", "angry=-1,happy=1,sad=0")
+
+
+def test_scores_have_the_class_of_the_nearest_level(tmp_path):
+    rows = [{"id": "c0", "score": "0.6"}, {"id": "c1", "score": "-0.7"}, {"id": "c2", "score": "much"}]
+    result, found = import_scores(tmp_path, rows, *LEVELS, "--metrics", "sims")
+    assert [row.label for row in found] == ["happy", "sad", "angry"]
+    assert [row.prediction for row in found] == ["happy", "angry", None]
+    assert found[2].unparsed_reason == "not a number: 'much'"
+    scores = result["subsets"]["all"]
+    assert scores["mae"] == pytest.approx((0.2 + 0.5) / 2) and scores["accuracy"] == pytest.approx(1 / 3)
+    assert result["benchmark_metrics"]["sims"]["overall"]["unparsed"] == 1
+
+
+@pytest.mark.parametrize(("cell", "reason"), [("nan", "not a finite number: nan"), ("-inf", "-inf"), ("", "empty")])
+def test_what_is_no_score_is_no_answer(cell, reason, tmp_path):
+    rows = [{"id": f"c{i}", "score": cell} for i in range(3)]
+    result, found = import_scores(tmp_path, rows, *LEVELS)
+    assert all(row.predicted_score is None and reason in row.unparsed_reason for row in found)
+    assert result["subsets"]["all"]["mae"] is result["subsets"]["all"]["ccc"] is None
+
+
+def test_scores_need_levels_and_true_scores(tmp_path):
+    with pytest.raises(SystemExit, match=r"--task score needs the score of every label.*names none of angry, happy"):
+        import_scores(tmp_path, [{"id": "c0", "score": "0"}])
+    with pytest.raises(SystemExit, match="'c0' of the manifest has no score"):
+        import_scores(tmp_path, [{"id": "c0", "score": "0"}], *LEVELS, score=None)

@@ -39,6 +39,9 @@ def literal(net: LateFusion, batch: FeatureBatch) -> tuple[list[float], list[flo
     z = []
     for name, size in DIMENSIONS.items():
         length = int(batch.lengths[name][0])
+        if not length:
+            z += [0.0] * 6
+            continue
         h = [sum(float(batch.features[name][0, t, d]) for t in range(length)) / length for d in range(size)]
         centre = sum(h) / size
         spread = math.sqrt(sum((x - centre) ** 2 for x in h) / size + net.norms[name].eps)
@@ -53,7 +56,8 @@ def affine(layer: torch.nn.Linear, x: list[float]) -> list[float]:
 
 
 def test_a_literal_loop_gives_the_same() -> None:
-    net, batch = model().eval(), random_batch()
+    net = model().eval()
+    batch = random_batch().without(["audio"], torch.tensor([False, True, False, False]))
     for row, found in enumerate(outputs(net, batch)):
         emotion, sentiment = literal(net, one_row(batch, row))
         torch.testing.assert_close(found, torch.tensor(emotion))

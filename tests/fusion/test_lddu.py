@@ -223,6 +223,12 @@ def test_the_published_model_has_its_parameters() -> None:
     assert sum(p.numel() for p in net.parameters()) == 5_492_519 == published - never_called - poolers
 
 
+def test_dropout_is_where_the_public_code_has_it() -> None:
+    layers = [layer for encoder in model(dropout=0.25).encoders.values() for layer in encoder.transformer.layers]
+    assert {(layer.dropout.p, layer.dropout1.p, layer.dropout2.p) for layer in layers} == {(0.0, 0.25, 0.25)}
+    assert {layer.self_attn.dropout for layer in layers} == {0.25}
+
+
 def test_the_queue_is_first_in_first_out_and_grows_in_training_alone() -> None:
     net, batch = model(queue=50), with_sets(random_batch())
     entries, classes = [], []
@@ -247,11 +253,12 @@ def test_the_queue_is_first_in_first_out_and_grows_in_training_alone() -> None:
 
 def test_more_entries_than_the_queue_holds_leave_the_last() -> None:
     net, batch = model(queue=7), with_sets(random_batch())
-    net.loss(net.train()(batch), batch, SetTask(LABELS))
     output = net.eval()(batch)
+    net.train().loss(output, batch, SetTask(LABELS))
     mu, sigma = numbers(output.extras["mu"].flatten(2)), numbers(output.extras["sigma"].flatten(2))
-    _, kinds = literal_entries(mu, sigma, numbers(batch.targets["labels"]))
+    entries, kinds = literal_entries(mu, sigma, numbers(batch.targets["labels"]))
     assert net.queue_classes.tolist() == kinds[-7:]
+    torch.testing.assert_close(net.queue_values, torch.tensor(entries[-7:]))
     model(queue=0).loss(output, batch, SetTask(LABELS))  # no queue at all
 
 

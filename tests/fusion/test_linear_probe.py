@@ -53,3 +53,24 @@ def test_every_weight_learns() -> None:
     batch.targets.update(task.targets(clips))  # type: ignore[attr-defined]
     assert_every_parameter_learns(model, model.loss(model(batch), batch, task)["loss"])
     assert sum(p.numel() for p in model.parameters()) == (sum(DIMENSIONS.values()) + 1) * len(LABELS)
+
+
+def test_over_time_every_step_is_mapped_on_its_own() -> None:
+    torch.manual_seed(0)
+    model = LinearProbe(DIMENSIONS, 2, over_time=True)
+    for _ in range(5):
+        model.train()(random_batch(seed=5))
+    assert_depends_on_its_own_clip_alone(model)
+    assert_missing_modalities_are_not_read(model)
+    lengths = {name: [3, 3] for name in DIMENSIONS}  # one time axis: nothing is interpolated
+    batch = random_batch(lengths=lengths)
+    for row, found in enumerate(outputs(model, batch)):
+        for step in range(3):
+            own = torch.cat(
+                [
+                    (batch.features[name][row, step] - model.norms[name].running_mean)
+                    / (model.norms[name].running_var + model.norms[name].eps) ** 0.5
+                    for name in DIMENSIONS
+                ]
+            )
+            torch.testing.assert_close(found[step], model.head.weight @ own + model.head.bias)

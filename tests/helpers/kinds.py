@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mosear.evaluation.predictions import Kind, PredictionRow, joined
+from mosear.evaluation.predictions import Kind, PredictionRow, joined, write_predictions
+from mosear.evaluation.summary import summarise, write_metrics
 
 EVIL = "<script>alert('x')</script>\"'&"
 EMOTIONS = ("happy", f"sad {EVIL}", "angry", "fear")
@@ -58,16 +60,17 @@ def rows_of(
     clips: int = 30,
     subsets: Sequence[str] = ("consistent", "video_aligned", "audio_aligned"),
     seed: int = 0,
+    run_seed: int = 0,
     benchmark: str = "made up",
 ) -> list[PredictionRow]:
     """Rows with the same truth for every ``noise``; the first of each subset could not be read."""
     rows = []
     for subset in subsets:
         for i in range(clips):
-            truth, answer = truth_and_answer(kind, np.random.default_rng([seed, i, len(subset)]), noise)
+            truth, answer = truth_and_answer(kind, np.random.default_rng([seed, i, sum(subset.encode())]), noise)
             if i == 0:
                 answer = {"prediction": None, "unparsed_reason": EVIL}
-            common = {"benchmark": benchmark, "model": model, "text": EVIL}
+            common = {"benchmark": benchmark, "model": model, "text": EVIL, "seed": run_seed}
             rows.append(PredictionRow(id=f"{subset} {EVIL} {i}", subset=subset, **truth, **answer, **common))
     return rows
 
@@ -83,3 +86,17 @@ def unread(row: PredictionRow) -> PredictionRow:
         predicted_score=None,
         predicted_series=None,
     )
+
+
+def write_run(
+    directory: Path, kind: Kind, *, experiment: str = "model", labels: Sequence[str] = (), **options: Any
+) -> Path:
+    """The files of a finished run of one kind; ``options`` are those of :func:`rows_of`."""
+    rows, labels = rows_of(kind, **options), labels or LISTS[kind]
+    benchmark, seed = rows[0].benchmark, rows[0].seed
+    summary = summarise(rows, labels, benchmark=benchmark, steering="none", seed=seed, n_boot=50)
+    directory.mkdir(parents=True)
+    run = {"experiment": experiment, "backbone": "features", "adapter": "none"}
+    write_metrics({**summary, "model": rows[0].model, "run": run}, directory / "metrics.json")
+    write_predictions(rows, labels, directory / "predictions.parquet")
+    return directory

@@ -269,6 +269,37 @@ def mosi(root: Path) -> Path:
     return root
 
 
+def mosei(root: Path) -> Path:
+    """``label.csv`` with a column per emotion, and a table of the emotions alone."""
+    emotions = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+    rows = [
+        ("a", "1", "GOOD", "2", "train", 1.33, 0, 0, 0.66, 0, 0),
+        ("b", "0", "WELL", "0", "valid", 0, 0, 0, 0, 0, 0),
+        ("c", "7", "BAD", "-1", "test", 0, 3, 0, 0, 0, 0.33),
+    ]
+    table(root / "label.csv", ("video_id", "clip_id", "text", "label", "mode", *emotions), rows)
+    table(root / "emotions" / "all.csv", ("clip_id", "video_id", *emotions), [(c, v, *e) for v, c, _, _, _, *e in rows])
+    for video, clip, *_ in rows:
+        media(root / "Raw" / video / f"{clip}.mp4")
+    return root
+
+
+def affwild2(root: Path) -> Path:
+    """Six training videos and one for validation with two people; hidden files; a video without any annotated frame."""
+    folder = root / "5th ABAW Annotations" / "VA_Estimation_Challenge"
+    annotations = {f"Train_Set/{at}-30-1280x720": ["0.5,-0.25", "-5,-5", "-1,1"] for at in range(6)}
+    annotations |= {"Validation_Set/video1_left": ["0,0"] * 3, "Validation_Set/video1_right": ["0.1,0.2"] * 3}
+    annotations |= {"Train_Set/silent": ["-5,-5"] * 3, "Train_Set/._0-30-1280x720": ["junk"]}
+    for name, lines in annotations.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text("\n".join(["valence,arousal", *lines, ""]))
+    for at in range(6):
+        media(root / f"batch{1 + at % 3}" / f"{at}-30-1280x720.mp4")
+    media(root / "batch1" / "video1.mp4")
+    media(root / "batch1" / "silent.mp4")
+    return root
+
+
 def iemocap(root: Path) -> Path:
     """Five sessions with one dialogue each; annotators' lines, a line that is no turn, and hidden files."""
     for session in range(1, 6):

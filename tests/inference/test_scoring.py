@@ -287,3 +287,10 @@ def test_scores_that_are_not_finite_are_no_answer(backbone: OmniBackbone, method
     assert (broken.label, broken.reason, broken.distribution) == (None, "scores are not finite", None)
     assert broken.unimodal == {}
     assert whole.distribution is not None and whole.label == clean[1].label
+
+
+def test_scores_behind_the_prompt_are_not_shown_for_answers_with_reasons(backbone: OmniBackbone) -> None:
+    batch = make_batch(backbone, [("audio", "text")], prompt=PROMPT)
+    for prompt, shown in ((PROMPT, True), (replace(PROMPT, answer_format="rlvr"), False)):
+        (found,) = Answerer(backbone, prompt, method="generate", max_new_tokens=2)(batch)
+        assert (found.distribution is not None) == shown and found.text is not None

@@ -29,7 +29,7 @@ from mosear.planning.clip import longest_clip, processor_of, tower_peaks
 from mosear.planning.memory import Estimate, compose_train, estimate, headline, main, processes_of, table
 from mosear.planning.plan import CARDS, PLANS, Plan, Weights, nf4_bytes, plan_of, static_bytes, usable
 from mosear.planning.trace import LiveBytes
-from mosear.torchrun import register_resolvers
+from mosear.resolvers import register_resolvers
 from tests.fixtures_backbones import qwen3, qwen3_dir, qwen25, qwen25_dir
 from tests.helpers.omni_samples import make_sample
 from tests.helpers.run_if import RunIf
@@ -367,3 +367,13 @@ def test_30b_fits_one_80_gb_card_and_24_gb_cards_when_spread() -> None:
     by_name = {plan.name: plan for plan in PLANS}
     assert found.fits(80, by_name["gpu"]) and not found.fits(40, by_name["gpu"])
     assert found.fits(24, by_name["zero3"])
+
+
+def test_the_weights_that_training_began_with_are_counted(small_dir: Path) -> None:
+    plain, started = (
+        estimate(config(small_dir, "method=grpo", "method.estimator=exact", f"method.reference={reference}"))
+        for reference in ("backbone", "start")
+    )
+    assert "copies of the adapter" not in plain.rows()
+    assert started.rows()["copies of the adapter"] == 2 * 4 * started.weights.trainable
+    assert started.total() - plain.total() == 2 * 4 * started.weights.trainable

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mosear.planning.dry_run import step_counts, training_clips
-from mosear.torchrun import register_resolvers
+from mosear.resolvers import register_resolvers
 from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from mosear.problems import ConfigError
+from mosear.resolvers import register_resolvers
 from mosear.runtime.cold_start import check_trainings, first_training
-from mosear.torchrun import register_resolvers
 from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]

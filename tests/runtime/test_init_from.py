@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from mosear.backbones import load_backbone
 from mosear.backbones.identity import identity, save_identity
 from mosear.config.validation import ConfigError
+from mosear.resolvers import register_resolvers
 from mosear.runtime.adapter_files import AdapterError
 from mosear.runtime.adapters import load_adapter
 from mosear.runtime.checks import check_training
 from mosear.runtime.omni import build_omni_system
-from mosear.torchrun import register_resolvers
 from tests.helpers import processes
 
 ROOT = Path(__file__).parents[2]

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from mosear.callbacks.checkpoint_files import begin, commit
 from mosear.config.validation import ConfigError
 from mosear.files import os_errors
+from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_training
 from mosear.runtime.resume import settings_of
 from mosear.runtime.told_errors import told_errors
-from mosear.torchrun import register_resolvers
 from tests.helpers import processes
 from tests.helpers.corpus import rendered_corpus
 from tests.helpers.torchrun import torchrun

@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from mosear.callbacks.checkpoint_files import COMPLETE, complete, read_note
 from mosear.callbacks.preemption import REQUEUE
 from mosear.config.validation import ConfigError
+from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_training
-from mosear.torchrun import register_resolvers
 from tests.helpers.corpus import rendered_corpus
 from tests.helpers.training_child import ROOT, TrainingRuns, interruption, random_interruption
 

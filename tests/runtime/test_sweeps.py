@@ -13,8 +13,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mosear.data.synthetic.corpus import ensure_corpus
+from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_training
-from mosear.torchrun import register_resolvers
 from tests.helpers import processes
 from tests.helpers.wandb_offline import offline_runs
 

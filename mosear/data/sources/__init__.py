@@ -33,6 +33,7 @@ _PLACES = {
     "emer": ("emer", "EMER"),
     "ca-mer": ("ca_mer", "CA_MER"),
     "emomm": ("emomm", "EMOMM"),
+    "affwild2": ("affwild2", "AFFWILD2"),
 }
 
 NAMES: tuple[str, ...] = tuple(_PLACES)

@@ -28,6 +28,7 @@ class Request:
         rule: Name of the conflict rule that names subsets; None is the source's own (see `Source.rules`).
         min_agreement: Least share of votes that a unimodal or joint majority needs, where votes are known.
         language: Which transcript, where there are two.
+        emotions: Table with a column per emotion, for the column ``labels``; True for the data set's own label table.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Request:
     rule: str | None = None
     min_agreement: float = 0.0
     language: Language = "original"
+    emotions: Path | bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Source:
         default_rule: Whether subsets follow the first rule when none is asked for.
         votes: Whether ``--min-agreement`` applies.
         languages: Whether ``--language`` applies.
+        emotions: Whether ``--emotions`` applies.
         verified: False for adapters to a layout that was described but never seen.
     """
 
@@ -144,6 +147,7 @@ class Source:
     default_rule: bool = False
     votes: bool = False
     languages: bool = False
+    emotions: bool = False
     verified: bool = True
 
     def import_from(self, request: Request) -> Reading:
@@ -174,6 +178,8 @@ class Source:
             raise ValueError(f"--min-agreement is a share of votes in 0..1, got {request.min_agreement}")
         if request.language != "original" and not self.languages:
             raise ValueError(f"--language {request.language}: {self.name} has one transcript only")
+        if request.emotions and not self.emotions:
+            raise ValueError(f"--emotions: {self.name} has no emotions beside its label")
 
 
 def tally_of(rows: Sequence[Row]) -> Counter[str]:

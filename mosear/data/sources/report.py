@@ -27,6 +27,8 @@ def description(source: Source) -> str:
         options.append("--min-agreement SHARE")
     if source.languages:
         options.append("--language original|english")
+    if source.emotions:
+        options.append("--emotions [CSV]")
     mark = "" if source.verified else "  [adapter to an UNVERIFIED layout]"
     lines = [f"{source.name}: {source.title}{mark}", f"  licence: {source.licence}", f"  evidence: {source.evidence}"]
     if options:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from mosear.data.clip import Clip, ModalityLabels
 from mosear.data.conflict_rules import IntensityRule, emomm, polarity, polarity_any, strong_range
 from mosear.data.sources.base import LayoutError, Reading, Request, Row, Source
+from mosear.data.sources.emotions import EMOTIONS, read_emotions
 from mosear.data.sources.files import MediaIndex, find_directory, find_file, visible_files
 from mosear.data.sources.tables import number, read_table, repaired
 
@@ -24,6 +26,10 @@ _OLD_SIMS = """
 or, in CH-SIMS's first release, instead of label.csv:
 metadata/sentiment/label_M.csv (and _T, _A, _V): video_id,clip_id,label
 metadata/{train,val,test}_index.csv: index        metadata/Translation.csv: video_id,clip_id,Chinese,English"""
+
+_EMOTIONS = f"""
+and for --emotions in label.csv or a table of its own (.csd files are not read):
+video_id,clip_id,{",".join(EMOTIONS)}: intensities 0..3, present above 0"""
 
 
 class Scores(NamedTuple):
@@ -47,7 +53,7 @@ class _Entry(NamedTuple):
         return f"{self.video}/{self.clip}"
 
 
-def _polarity_label(score: float | None, scale: float) -> str | None:
+def polarity_label(score: float | None, scale: float) -> str | None:
     """On CH-SIMS (scale 1) neutral is |s| <= 0.1; on CMU's sets (scale 3) it is 0 alone."""
     if score is None:
         return None
@@ -58,6 +64,7 @@ def _read(request: Request, scale: float, layout: str) -> Reading:
     entries = _entries(request, layout)
     raw = MediaIndex(request.root, find_directory(request.root, "Raw", layout=layout))
     subset_of = _subset_function(request.rule, entries, scale)
+    emotions = _emotions(request, entries, layout)
     reading = Reading([])
     mended = 0
     for entry in entries:
@@ -67,19 +74,23 @@ def _read(request: Request, scale: float, layout: str) -> Reading:
         if subset is None:
             reading.drop(f"{request.rule}: a unimodal label is missing", entry.id)
             continue
-        shown = {name: _polarity_label(getattr(entry.scores, name), scale) for name in Scores._fields}
+        shown = {name: polarity_label(getattr(entry.scores, name), scale) for name in Scores._fields}
         clip = Clip(
             id=entry.id,
             video=raw.path(entry.id),
             audio="video",
             text=text,
-            label=_polarity_label(entry.score, scale),
+            label=polarity_label(entry.score, scale),
+            labels=emotions.get(entry.id, ()),
             score=entry.score,
             modality_labels=ModalityLabels(**shown),
             subset=subset,
             split=entry.split,
         )
         reading.rows.append(Row(clip, {"video": entry.video}))
+    if emotions:
+        without = sum(not row.clip.labels for row in reading.rows)
+        reading.notes.append(f"{without:,} clips show none of the six emotions; their labels are empty.")
     if mended:
         reading.notes.append(f"The encoding of {mended} transcripts was mended.")
     reading.notes += _lost_zeros(entries, raw)
@@ -103,6 +114,19 @@ def _entries(request: Request, layout: str) -> list[_Entry]:
         scores = Scores(**{name: number(row.get(column, ""), where) for name, column in _UNIMODAL.items()})
         entries.append(_entry(row, row["text"], row["label"], scores, _SPLITS[row["mode"].strip()], where))
     return entries
+
+
+def _emotions(request: Request, entries: list[_Entry], layout: str) -> dict[str, tuple[str, ...]]:
+    """The emotions of every entry, if they are asked for."""
+    if not request.emotions:
+        return {}
+    path = request.emotions
+    if not isinstance(path, Path):
+        path = find_file(request.root, "label.csv", "meta.csv", layout=layout)
+    found = read_emotions(path)
+    if lacking := [entry.id for entry in entries if entry.id not in found]:
+        raise LayoutError(f"--emotions: {path} has no row for {len(lacking):,} clips, e.g. {lacking[0]}")
+    return found
 
 
 def _old_entries(request: Request, layout: str) -> list[_Entry]:
@@ -190,10 +214,11 @@ def _source(
     *,
     unimodal: bool = False,
     old_release: bool = False,
+    emotions: bool = False,
     ruled: Mapping[str, Mapping[str, int]] | None = None,
     evidence: str = "public loaders and preprocessing code",
 ) -> Source:
-    layout = _TABLE + (_OLD_SIMS if old_release else "")
+    layout = _TABLE + (_OLD_SIMS if old_release else "") + (_EMOTIONS if emotions else "")
     return Source(
         name=name,
         title=title,
@@ -207,6 +232,7 @@ def _source(
         disjoint=("video",),
         rules=_RULES if unimodal else (),
         languages=old_release,
+        emotions=emotions,
     )
 
 
@@ -239,8 +265,9 @@ CH_SIMS_V2 = _source(
 CMU_MOSI = _source("cmu-mosi", "CMU-MOSI: sentiment in video blogs", "research use", 3.0, (1284, 229, 686))
 CMU_MOSEI = _source(
     "cmu-mosei",
-    "CMU-MOSEI: sentiment in video blogs (its six emotions, in .csd files, are not read)",
+    "CMU-MOSEI: sentiment in video blogs, and six emotions as label sets",
     "research use",
     3.0,
     (16326, 1871, 4659),
+    emotions=True,
 )

@@ -15,8 +15,10 @@ from mosear.data.clip import Clip
 from mosear.data.rows import read_rows
 from mosear.evaluation.compare.collect import Benchmark, Run, System
 from mosear.evaluation.compare.scores import answered_right
+from mosear.evaluation.predictions import PredictionRow
 
 DIGITS = 3
+MOST_STEPS = 120
 READINGS = {"joint": "distribution", "face": "p_visual", "voice": "p_audio", "words": "p_text"}
 OWN_TRACK = "video"
 
@@ -51,8 +53,9 @@ def clip_records(benchmark: Benchmark, ids: Sequence[str], media: Media) -> dict
             {
                 "id": name,
                 "subset": row.subset,
-                "truth": benchmark.labels.index(row.label),
+                "truth": _by_number(row.label, row.labels, benchmark.labels),
                 "text": row.text,
+                **_truth(row),
                 **media.of(first, row.video, known.get(name)),
                 "answers": [_answer(system, name) for system in systems],
             }
@@ -66,12 +69,13 @@ def clip_records(benchmark: Benchmark, ids: Sequence[str], media: Media) -> dict
 
 
 def _answer(system: System, name: str) -> dict[str, Any]:
-    """One system on one clip: labels by number (None = unparsed) per run; probabilities are means over its runs."""
+    """One system on one clip: labels by number (None = unparsed, a list = a set) per run; means of the rest."""
     rows = [run.rows[name] for run in system.runs]
     labels = system.runs[0].labels
     record: dict[str, Any] = {
-        "said": [None if row.prediction is None else labels.index(row.prediction) for row in rows],
+        "said": [_by_number(row.prediction, row.predicted_labels, labels) for row in rows],
         "right": sum(row.correct for row in rows),
+        **_measured(rows),
     }
     for key, column in READINGS.items():
         values = [getattr(row, column) for row in rows if getattr(row, column) is not None]
@@ -88,6 +92,38 @@ def _answer(system: System, name: str) -> dict[str, Any]:
     wordings = [row.answer_text for row in rows if row.answer_text is not None]
     reasons = [row.unparsed_reason for row in rows if row.unparsed_reason is not None]
     return record | ({"wordings": wordings} if wordings else {}) | ({"reasons": reasons} if reasons else {})
+
+
+def _by_number(label: str | None, chosen: Sequence[str] | None, labels: Sequence[str]) -> int | list[int] | None:
+    if label is None or chosen is None:
+        return None if label is None else labels.index(label)
+    return [labels.index(one) for one in chosen]
+
+
+def _truth(row: PredictionRow) -> dict[str, Any]:
+    """Score or series of a clip; a long series at steps of equal distance."""
+    if row.score is not None:
+        return {"score": round(row.score, DIGITS)}
+    return {} if row.series is None else {"series": _thinned(row.series), "steps": len(row.series)}
+
+
+def _measured(rows: Sequence[PredictionRow]) -> dict[str, Any]:
+    """What the runs of a system predicted, beside labels: mean overlap of sets, scores by run, mean series."""
+    if rows[0].labels is not None:
+        return {"overlap": round(float(np.mean([row.credit for row in rows])), DIGITS)}
+    if rows[0].score is not None:
+        said = [row.predicted_score for row in rows]
+        return {"scores": [None if value is None else round(value, DIGITS) for value in said]}
+    found = [row.predicted_series for row in rows if row.predicted_series is not None]
+    if not found:
+        return {}
+    mean = np.mean(np.array(found, dtype=float), axis=0)  # None is NaN here
+    return {"series": _thinned([tuple(None if np.isnan(value) else float(value) for value in step) for step in mean])}
+
+
+def _thinned(series: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+    places = np.unique(np.linspace(0, len(series) - 1, min(len(series), MOST_STEPS)).round().astype(int))
+    return [[None if value is None else round(value, DIGITS) for value in series[place]] for place in places]
 
 
 class Media:

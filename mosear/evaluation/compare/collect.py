@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.kinds import SCORINGS
+from mosear.evaluation.predictions import Kind, PredictionRow, kind_of
 from mosear.evaluation.runs import METRICS, PREDICTIONS, RunFiles
 from mosear.evaluation.summary import by_subset, control_correctness
 
@@ -63,8 +64,13 @@ class Run:
     def same_answers(self, other: Run) -> bool:
         """Whether both answered every clip alike."""
         return self.rows.keys() == other.rows.keys() and all(
-            row.prediction == other.rows[name].prediction for name, row in self.rows.items()
+            row.answer == other.rows[name].answer for name, row in self.rows.items()
         )
+
+    @property
+    def kind(self) -> Kind:
+        """What was predicted."""
+        return kind_of(self.rows.values())
 
 
 @dataclass
@@ -74,7 +80,8 @@ class System:
     Attributes:
         name: heading.
         control: whether it is late fusion of another system's readings.
-        hits: ``{base: {seed: {subset: [N]}}}`` correctness, clips in the order of their ids.
+        hits: ``{base: {seed: {subset: [N]}}}`` how right each clip is, see :attr:`PredictionRow.credit`; clips in the
+            order of their ids.
         runs: the runs behind it.
     """
 
@@ -104,12 +111,14 @@ class Benchmark:
     Attributes:
         name: of the benchmark.
         labels: the label list.
+        kind: what its systems predict.
         subsets: ``{subset: clip ids}``, sorted ids, subsets in the benchmark's own order.
         systems: ``{name: System}``, a system's controls after it.
     """
 
     name: str
     labels: tuple[str, ...]
+    kind: Kind
     subsets: dict[str, list[str]]
     systems: dict[str, System] = field(default_factory=dict)
 
@@ -234,7 +243,8 @@ def collect(
             systems are named after it.
 
     Raises:
-        ValueError: if runs of one benchmark have other labels or clips, or cannot be told apart.
+        ValueError: if runs of one benchmark have other labels or clips, predict things of several kinds, or cannot be
+            told apart.
     """
     benchmarks: dict[str, Benchmark] = {}
     runs = [run for files, name in found for run in read_runs(files, name)]
@@ -244,10 +254,10 @@ def collect(
         groups = by_subset(list(run.rows.values()))
         order = [*(s for s in run.scores.get("subsets", {}) if s in groups), *groups]
         subsets = {subset: [row.id for row in groups[subset]] for subset in dict.fromkeys(order)}
-        benchmark = benchmarks.setdefault(run.benchmark, Benchmark(run.benchmark, run.labels, subsets))
+        benchmark = benchmarks.setdefault(run.benchmark, Benchmark(run.benchmark, run.labels, run.kind, subsets))
         _check_same_test(benchmark, run, subsets)
         groups = {subset: groups[subset] for subset in benchmark.subsets}
-        hits = {subset: np.array([row.correct for row in rows], dtype=float) for subset, rows in groups.items()}
+        hits = {subset: np.array([row.credit for row in rows], dtype=float) for subset, rows in groups.items()}
         system = benchmark.systems.setdefault(run.system, System(run.system))
         system.hits.setdefault(run.base, {})[run.seed] = hits
         system.runs.append(run)
@@ -268,13 +278,18 @@ def _order(system: System, benchmark: Benchmark) -> tuple[bool, int, bool]:
 
 
 def _check_same_test(benchmark: Benchmark, run: Run, subsets: Mapping[str, list[str]]) -> None:
+    if run.kind != benchmark.kind:
+        raise ValueError(
+            f"{run.files.directory} predicts {SCORINGS[run.kind].what}, other runs on {benchmark.name} predict "
+            f"{SCORINGS[benchmark.kind].what}; only runs that predict the same can be compared: compare each by itself."
+        )
     if run.labels != benchmark.labels:
         raise ValueError(
             f"{run.files.directory} answered {benchmark.name} with the labels {list(run.labels)}, other runs with "
             f"{list(benchmark.labels)}; only runs with one label list can be compared."
         )
     reference = next((system.runs[0] for system in benchmark.systems.values() if system.runs), run)
-    same_labels = all(run.rows[name].label == row.label for name, row in reference.rows.items() if name in run.rows)
+    same_labels = all(run.rows[name].truth == row.truth for name, row in reference.rows.items() if name in run.rows)
     if subsets != benchmark.subsets or not same_labels:
         raise ValueError(
             f"{run.files.directory} covers other clips of {benchmark.name} than {reference.files.directory} "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mosear.evaluation.bootstrap import Interval, Resampled, Statistic
 from mosear.evaluation.compare.collect import CONTROLS, ZERO_SHOT, Benchmark, System
+from mosear.evaluation.kinds import Number
 from mosear.evaluation.significance import ExactTest, exact_test, holm
 from mosear.evaluation.summary import CONFLICT_MEAN, CONFLICT_STATISTICS, CONFLICT_SUBSETS, GAP
 
@@ -193,14 +194,47 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def confidences(system: System, subset: str | None = None) -> tuple[list[float], list[bool]]:
-    """Confidence and correctness of a system's answers, over its runs; answers without probabilities are left out."""
+    """Confidence and correctness of a system's answers, over its runs; answers without probabilities are left out.
+
+    A set of labels has no confidence of its own, so there are none where sets are predicted.
+    """
     found = [
         (row.distribution[run.labels.index(row.prediction)], row.correct)
         for run in system.runs
         for row in run.rows.values()
-        if row.distribution is not None and row.prediction is not None and subset in (None, row.subset)
+        if row.distribution is not None
+        and row.prediction in run.labels
+        and row.labels is None
+        and subset in (None, row.subset)
     ]
     return [p for p, _ in found], [hit for _, hit in found]
+
+
+def own_numbers(benchmark: Benchmark, numbers: Sequence[Number]) -> list[tuple[str, Number, dict[str, float | None]]]:
+    """``(subset, number, {system: mean over its runs})`` of numbers beside the accuracy; controls have none.
+
+    Runs on several backbones count by backbone: seeds are averaged first. ``None`` where a run does not define it.
+    """
+    found = []
+    for subset in benchmark.subsets:
+        for number in numbers:
+            means = {
+                name: _mean_over_runs(system, subset, number.key)
+                for name, system in benchmark.systems.items()
+                if not system.control
+            }
+            found.append((subset, number, means))
+    return found
+
+
+def _mean_over_runs(system: System, subset: str, key: str) -> float | None:
+    by_base: dict[str, list[float | None]] = {}
+    for run in system.runs:
+        by_base.setdefault(run.base, []).append(run.scores.get("subsets", {}).get(subset, {}).get(key))
+    values = [value for own in by_base.values() for value in own]
+    if any(value is None for value in values):
+        return None
+    return float(np.mean([np.mean(np.array(own, dtype=float)) for own in by_base.values()]))
 
 
 def answered_right(system: System) -> Mapping[str, float]:

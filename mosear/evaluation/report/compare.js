@@ -11,13 +11,20 @@
   const COLUMNS = { joint: "answer", face: "face alone", voice: "voice alone", words: "text alone" };
   const MOST_LABELS = 12;
   const PAGE = 8;
+  const DIMENSIONS = ["valence", "arousal"];
+
+  // A label has a number, a set of labels a list of numbers, and an answer that could not be read has null.
+  function named(labels, label) {
+    if (Array.isArray(label)) return label.map((one) => labels[one]).join(" + ") || "none";
+    return labels[label] ?? "unparsed";
+  }
 
   const clips = benchmarks.flatMap((benchmark, place) =>
     benchmark.clips.map((clip) => {
       const labels = benchmark.labels;
       const right = clip.answers.map((answer, i) => 2 * answer.right > benchmark.systems[i].runs);
-      const said = clip.answers.flatMap((answer) => answer.said.map((label) => labels[label] ?? "unparsed"));
-      const text = [clip.id, clip.text ?? "", labels[clip.truth], ...said].join("\n").toLowerCase();
+      const said = clip.answers.flatMap((answer) => answer.said.map((label) => named(labels, label)));
+      const text = [clip.id, clip.text ?? "", named(labels, clip.truth), ...said].join("\n").toLowerCase();
       return { ...clip, benchmark, place, right, haystack: text };
     }),
   );
@@ -39,13 +46,14 @@
   const percent = (share) => `${(100 * share).toFixed(0)}`;
 
   function answerOf(clip, i) {
-    const names = [...new Set(clip.answers[i].said)].map((label) => clip.benchmark.labels[label] ?? "unparsed");
-    return names.join(" / ");
+    const names = clip.answers[i].said.map((label) => named(clip.benchmark.labels, label));
+    return [...new Set(names)].join(" / ");
   }
 
   function verdictOf(clip, i) {
     const runs = clip.benchmark.systems[i].runs;
-    const word = clip.right[i] ? "right" : "wrong";
+    const { overlap } = clip.answers[i];
+    const word = clip.right[i] ? "right" : overlap ? `overlap ${percent(overlap)} %` : "wrong";
     return runs === 1 ? word : `${word}, ${clip.answers[i].right} of ${runs} runs right`;
   }
 
@@ -106,9 +114,9 @@
         id: `clip-${i}`,
         role: "option",
         "aria-selected": "false",
-        "aria-label": `${clip.id}, ${words(clip.subset)}, true label ${labels[clip.truth]}; ${spoken.join("; ")}`,
+        "aria-label": `${clip.id}, ${words(clip.subset)}, true label ${named(labels, clip.truth)}; ${spoken.join("; ")}`,
       },
-      element("div", { class: "line" }, element("code", { text: clip.id }), element("span", { text: labels[clip.truth] })),
+      element("div", { class: "line" }, element("code", { text: clip.id }), element("span", { text: named(labels, clip.truth) })),
       element("div", { class: "marks" }, ...marks),
     );
   }
@@ -135,6 +143,11 @@
     else if (inner.bottom > outer.bottom - 6) list.scrollTop += inner.bottom - outer.bottom + 6;
   }
 
+  function truthName(clip) {
+    if (Array.isArray(clip.truth)) return "true labels";
+    return clip.score === undefined && clip.series === undefined ? "true label" : "true class";
+  }
+
   // Detail ----------------------------------------------------------------------------------------------------------
 
   function show(clip) {
@@ -151,7 +164,8 @@
         "p",
         { class: "facts" },
         element("span", { text: where + words(clip.subset) }),
-        element("span", {}, "true label: ", element("b", { text: labels[clip.truth] })),
+        element("span", {}, `${truthName(clip)}: `, element("b", { text: named(labels, clip.truth) })),
+        clip.score === undefined ? null : element("span", {}, "true score: ", element("b", { text: clip.score.toFixed(2) })),
       ),
       ...media(clip),
       clip.text ? element("blockquote", { text: clip.text }) : element("blockquote", { class: "none", text: "no transcript" }),
@@ -191,6 +205,11 @@
         ` (${verdictOf(clip, i)})`,
       ),
     );
+    if (answer.scores) {
+      const scores = answer.scores.map((score) => score?.toFixed(2) ?? "none");
+      card.append(element("p", { text: `score ${scores.join(" / ")}` }));
+    }
+    if (clip.series) card.append(...DIMENSIONS.map((name, place) => lines(clip, answer, name, place, colours[system.name])));
     if (answer.conflict !== undefined) {
       const targets = [...new Set(answer.steered)].map((target) => ({ audio: "steered to the voice", visual: "steered to the face" })[target] ?? "left alone");
       card.append(element("p", { text: `conflict ${answer.conflict.toFixed(2)}, ${targets.join(" / ")}` }));
@@ -207,29 +226,66 @@
     return card;
   }
 
+  // Truth and one system's mean over its runs, with gaps where a step is not annotated.
+  function lines(clip, answer, name, place, colour) {
+    const [wide, high] = [240, 70];
+    const columns = [["truth", clip.series], [colour, answer.series ?? []]];
+    const values = columns.flatMap(([, series]) => series.map((step) => step[place])).filter((value) => value !== null);
+    const [low, top] = [Math.min(-1, ...values), Math.max(1, ...values)];
+    const last = Math.max(1, clip.series.length - 1);
+    const x = (step) => ((wide * step) / last).toFixed(1);
+    const y = (value) => ((high * (top - value)) / (top - low)).toFixed(1);
+    const drawing = drawn("svg", {
+      class: "lines", viewBox: `-3 -3 ${wide + 6} ${high + 6}`, role: "img", "aria-label": `${name} by step, truth and answer`,
+    });
+    drawing.append(drawn("line", { class: "zero", x1: 0, x2: wide, y1: y(0), y2: y(0) }));
+    for (const [css, series] of columns) {
+      let path = "";
+      series.forEach((step, i) => {
+        const here = step[place];
+        if (here === null) return;
+        const alone = (series[i - 1]?.[place] ?? null) === null;
+        path += `${alone ? "M" : "L"}${x(i)} ${y(here)}${alone ? "h0" : ""}`;
+      });
+      if (path) drawing.append(drawn("path", { class: `line ${css}`, d: path }));
+    }
+    const steps = clip.steps > clip.series.length ? `${clip.series.length} of ${clip.steps} steps` : `${clip.steps} steps`;
+    return element("figure", {}, element("figcaption", { text: `${name}, ${low.toFixed(1)} to ${top.toFixed(1)}, ${steps}` }), drawing);
+  }
+
+  function drawn(tag, options) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(options)) node.setAttribute(name, value);
+    return node;
+  }
+
   function evidence(clip, answer, colour) {
     const columns = Object.keys(COLUMNS).filter((key) => answer[key]);
     if (!columns.length) return null;
     const { labels } = clip.benchmark;
+    const sets = Array.isArray(clip.truth);
+    const isTrue = (label) => (sets ? clip.truth.includes(label) : label === clip.truth);
+    const chosen = (label) => answer.said.some((set) => set?.includes(label));
     const weight = (label) => Math.max(...columns.map((key) => answer[key][label]));
     let order = labels.map((_, label) => label);
     if (order.length > MOST_LABELS) {
       const likely = [...order].sort((a, b) => weight(b) - weight(a)).slice(0, MOST_LABELS);
-      order = order.filter((label) => label === clip.truth || likely.includes(label));
+      order = order.filter((label) => isTrue(label) || likely.includes(label));
     }
     const best = Object.fromEntries(columns.map((key) => [key, answer[key].indexOf(Math.max(...answer[key]))]));
     const cell = (key, label) => {
       const fill = element("i");
       fill.style.width = `${100 * answer[key][label]}%`;
       const bar = element("span", { class: key, "aria-hidden": "true" }, fill);
-      return element("td", { class: best[key] === label ? "top" : "" }, `${percent(answer[key][label])} %`, bar);
+      const top = sets ? key === "joint" && chosen(label) : best[key] === label;
+      return element("td", { class: top ? "top" : "" }, `${percent(answer[key][label])} %`, bar);
     };
     const head = ["label", ...columns.map((key) => COLUMNS[key])];
     const rows = order.map((label) =>
       element(
         "tr",
         {},
-        element("th", { scope: "row", class: label === clip.truth ? "true" : "", text: labels[label] + (label === clip.truth ? " ✓" : "") }),
+        element("th", { scope: "row", class: isTrue(label) ? "true" : "", text: labels[label] + (isTrue(label) ? " ✓" : "") }),
         ...columns.map((key) => cell(key, label)),
       ),
     );

@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare.collect import Benchmark, System
-from mosear.evaluation.compare.scores import Difference, calibration_error, confidences, reliability
+from mosear.evaluation.compare.scores import Difference, calibration_error, confidences, own_numbers, reliability
+from mosear.evaluation.kinds import SCORINGS
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.compare_verdict import WORDS, verdict_card
@@ -123,7 +124,9 @@ def _benchmark(one: Scored, colours: Mapping[str, str], *, several: bool) -> dic
         "several": several,
         "reference": one.reference,
         "labels": len(one.benchmark.labels),
-        "chance": 1 / len(one.benchmark.labels),
+        "scoring": SCORINGS[one.benchmark.kind],
+        "chance": _chance(one.benchmark),
+        "own": _own_table(one.benchmark),
         "clips": sum(map(len, one.benchmark.subsets.values())),
         "legend": [
             (name, colours[name], system.control, "" if system.control else system.size())
@@ -139,6 +142,20 @@ def _benchmark(one: Scored, colours: Mapping[str, str], *, several: bool) -> dic
     }
 
 
+def _chance(benchmark: Benchmark) -> float | None:
+    return 1 / len(benchmark.labels) if SCORINGS[benchmark.kind].chance else None
+
+
+def _own_table(benchmark: Benchmark) -> dict[str, Any] | None:
+    """The numbers that only this kind of predictions has: a column for each, a group of rows per subset."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    numbers = SCORINGS[benchmark.kind].own_numbers()
+    for subset, number, means in own_numbers(benchmark, numbers):
+        for name, mean in means.items():
+            groups.setdefault(subset, {}).setdefault(name, []).append(number.text(mean))
+    return {"headings": [number.heading for number in numbers], "groups": groups} if groups else None
+
+
 def _bars(one: Scored, colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """Per subset one bar per system, hollow for a control."""
     groups = []
@@ -152,7 +169,7 @@ def _bars(one: Scored, colours: Mapping[str, str]) -> list[dict[str, Any]]:
                 value,
                 (low, high),
                 css=colours[name],
-                chance=1 / len(one.benchmark.labels),
+                chance=_chance(one.benchmark),
                 label=label,
                 hollow=system.control,
             )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.compare.collect import CONTROLS, System
+from mosear.evaluation.kinds import SCORINGS
 from mosear.evaluation.report import svg
 from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero
 from mosear.evaluation.report.text import in_words, points
-from mosear.evaluation.report.verdict import FEW, NO_CONTROL, Fact, read_answers
+from mosear.evaluation.report.verdict import FEW, NO_CONTROL, NO_SUCH_CONTROL, Fact, read_answers
 from mosear.evaluation.summary import CONFLICT_MEAN
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _facts(one: Scored) -> list[Fact]:
         told = f"{beaten} of {_count(len(one.against_controls), 'system')} beat the strongest control made of their own"
         facts.append(Fact("better" if beaten else "worse", f"{told} unimodal readings (not corrected for number)."))
     else:
-        facts.append(NO_CONTROL)
+        facts.append(NO_CONTROL if SCORINGS[one.benchmark.kind].controls else NO_SUCH_CONTROL)
     return facts
 
 

@@ -48,6 +48,7 @@ class Example:
         written: ``{system: the answer as it was generated}``, of systems that write answers.
         distributions: ``{system: [C] probabilities or None}``.
         readings: ``{"visual" | "audio" | "text": [C] probabilities or None}`` of the unimodal passes.
+        rows: ``{system: row}``, from which sets, scores and series are shown.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Example:
     written: Mapping[str, str] = field(default_factory=dict)
     distributions: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
     readings: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
+    rows: Mapping[str, PredictionRow] = field(default_factory=dict)
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, PredictionRow], image: bytes | None = None) -> Example:
@@ -81,6 +83,7 @@ class Example:
             written={name: row.answer_text for name, row in rows.items() if row.answer_text is not None},
             distributions={name: row.distribution for name, row in rows.items()},
             readings=readings,
+            rows=dict(rows),
         )
 
     def image_uri(self) -> str | None:

@@ -74,7 +74,7 @@ def control_to_beat(
         return None
     control = max(scored, key=lambda name: scored[name])
     groups = {subset: own for subset, own in by_subset(rows).items() if subset in CONFLICT_SUBSETS}
-    answered = {subset: [float(row.correct) for row in own] for subset, own in groups.items()}
+    answered = {subset: [row.credit for row in own] for subset, own in groups.items()}
     difference = bootstrap.paired_difference(
         answered, control_correctness(groups, labels)[control], bootstrap.conflict_mean_statistic
     )

@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from mosear.evaluation.bootstrap import Interval
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.kinds import Number, Scoring, scoring_of
+from mosear.evaluation.predictions import PredictionRow, kind_of
 from mosear.evaluation.report import svg
+from mosear.evaluation.report.answers import HOW_TO_READ, common_scale
 from mosear.evaluation.report.attention import steering_section
 from mosear.evaluation.report.benchmark import benchmark_section
 from mosear.evaluation.report.content import Example, LineChart
@@ -20,19 +22,12 @@ from mosear.evaluation.report.control import CONTROL_NAMES, control_to_beat
 from mosear.evaluation.report.examples import example_card
 from mosear.evaluation.report.scale import SMALLEST_AXIS, around_zero
 from mosear.evaluation.report.text import BASELINE, heading, in_words, percent, points, template_environment
-from mosear.evaluation.report.verdict import direction, verdict
+from mosear.evaluation.report.verdict import direction, reference_subset, verdict
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP, paired_differences
 from mosear.files import written_atomically
 
 CANDIDATE = "tuned"
 
-_METRICS = {
-    "accuracy": "accuracy",
-    "weighted_f1": "weighted F1",
-    "macro_f1": "macro F1",
-    "uar": "UAR",
-    "war": "WAR",
-}
 _SYSTEM_COLOURS = 4
 _FOLDED_FROM = 12
 
@@ -97,6 +92,9 @@ def _context(
     colours = {name: f"s{i % _SYSTEM_COLOURS}" for i, name in enumerate(names)}
     differences = {name: paired_differences(predictions[baseline], predictions[name]) for name in names[1:]}
     lead = summaries[candidate]
+    scoring = scoring_of(predictions[candidate])
+    chance = 1 / len(labels) if scoring.chance else None
+    scale = common_scale(examples)
     control = control_to_beat(candidate, lead, predictions[candidate], labels)
     return {
         "title": title,
@@ -107,21 +105,22 @@ def _context(
         "candidate": candidate,
         "controls": list(lead["controls"]),
         "control_names": CONTROL_NAMES,
-        "metric_names": _METRICS,
+        "scoring": scoring,
         "summaries": summaries,
         "labels": labels,
-        "chance": 1 / len(labels),
-        "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {})),
+        "chance": chance,
+        "tiles": _tiles(summaries, baseline, candidate, differences.get(candidate, {}), scoring),
         "control": control,
         "verdict": verdict(baseline, candidate, differences.get(candidate, {}), lead, control),
-        "bars": _bars(summaries, names, colours, candidate, 1 / len(labels)),
+        "bars": _bars(summaries, names, colours, candidate, chance),
         "bar_axis": svg.share_axis(),
         "forests": [_forest(name, differences[name]) for name in sorted(names[1:], key=lambda name: name != candidate)],
         "matrices": _matrices(summaries, names, labels),
         "benchmark": benchmark_section(summaries, names),
         "contribution": contribution_section(summaries, names),
         "steering": steering_section(summaries, predictions, names),
-        "examples": [example_card(example, labels, colours) for example in examples],
+        "examples": [example_card(example, labels, colours, scale) for example in examples],
+        "examples_how": HOW_TO_READ[kind_of(predictions[candidate])],
         "charts": [_chart(chart) for chart in charts],
         "run_tables": _run_tables(run_info),
     }
@@ -137,27 +136,39 @@ def _links(files: Mapping[str, Path], beside: Path) -> list[tuple[str, str]]:
 
 
 def _tiles(
-    summaries: Mapping[str, Mapping[str, Any]], baseline: str, candidate: str, differences: Mapping[str, Interval]
+    summaries: Mapping[str, Mapping[str, Any]],
+    baseline: str,
+    candidate: str,
+    differences: Mapping[str, Interval],
+    scoring: Scoring,
 ) -> list[dict[str, Any]]:
     """Headline numbers of the candidate."""
     lead, first = summaries[candidate], summaries[baseline]
-    reference = "consistent" if "consistent" in lead["subsets"] else next(iter(lead["subsets"]))
+    reference = reference_subset(lead)
     tiles = []
     for name, note in (
         (CONFLICT_MEAN, "accuracy where face and voice disagree"),
         (GAP, "0 = no modality favoured"),
     ):
         if lead[name] is not None:
-            tiles.append({"name": heading(name), "value": lead[name], "before": first[name], "key": name, "note": note})
+            numbers = {"value": lead[name], "before": first[name], "number": Number(name, name)}
+            tiles.append({"name": heading(name), **numbers, "key": name, "note": note})
     tiles.append(
         {
             "name": f"{heading(reference)} accuracy",
             "value": lead["subsets"][reference]["accuracy"],
             "before": first["subsets"][reference]["accuracy"] if reference in first["subsets"] else None,
             "key": reference,
+            "number": scoring.numbers[0],
             "note": "face and voice agree" if reference == "consistent" else f"{lead['subsets'][reference]['n']} clips",
         }
     )
+    for number in scoring.headline():
+        told = f"{in_words(reference)} clips"
+        if first is not lead and reference in first["subsets"]:
+            told += f"; {in_words(baseline)} {number.text(first['subsets'][reference][number.key])}"
+        own = {"name": number.heading, "value": lead["subsets"][reference][number.key], "number": number, "note": told}
+        tiles.append(own | {"key": number.key, "before": None})
     for tile in tiles:
         difference = differences.get(tile["key"])
         tile["difference"] = difference
@@ -172,7 +183,7 @@ def _bars(
     names: Sequence[str],
     colours: Mapping[str, str],
     candidate: str,
-    chance: float,
+    chance: float | None,
 ) -> list[dict[str, Any]]:
     """Per subset: one solid bar per system, then the candidate's controls as hollow bars."""
     lead = summaries[candidate]
@@ -215,6 +226,8 @@ def _matrices(
     groups: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         for subset, score in summaries[name]["subsets"].items():
+            if "confusion" not in score:
+                continue
             label = f"Confusion matrix, {in_words(subset)}, {in_words(name)}: accuracy {percent(score['accuracy'])} %"
             plot = svg.confusion(score["confusion"], labels, label=label)
             groups.setdefault(subset, []).append({"name": name, "accuracy": score["accuracy"], "plot": plot})

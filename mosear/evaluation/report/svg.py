@@ -44,11 +44,11 @@ def _grid(positions: Sequence[float], height: float, css: str = "grid") -> str:
 
 
 def accuracy_bar(
-    value: float, interval: Sequence[float] | None, *, css: str, chance: float, label: str, hollow: bool = False
+    value: float, interval: Sequence[float] | None, *, css: str, chance: float | None, label: str, hollow: bool = False
 ) -> Markup:
-    """One bar on a 0 to 1 scale with its interval, the grid behind it and a mark at chance level."""
+    """One bar on a 0 to 1 scale with its interval, the grid behind it and a mark at chance level, if there is one."""
     inset = 5.0 if hollow else 3.5
-    body = _grid(SHARES.places, _BAR_HEIGHT) + _grid((chance,), _BAR_HEIGHT, "chance")
+    body = _grid(SHARES.places, _BAR_HEIGHT) + _grid(() if chance is None else (chance,), _BAR_HEIGHT, "chance")
     body += (
         f'<rect class="bar {css}{" hollow" if hollow else ""}" x="0" y="{inset}" width="{_percent(value)}" '
         f'height="{_BAR_HEIGHT - 2 * inset}" rx="1.5"/>'
@@ -116,6 +116,27 @@ def dot_mark(mean: float, low: float, high: float, *, scale: Scale, css: str, la
     body = _grid(scale.places, height) + _whisker(scale.at(low), scale.at(high), height / 2, 4)
     body += f'<circle class="{css}" cx="{_percent(scale.at(mean))}" cy="{height / 2}" r="5"/>'
     return _svg(body, label=label, attributes=f'class="plot dots" width="100%" height="{height}"')
+
+
+def score_marks(truth: float, said: Sequence[tuple[str, str, float]], *, scale: Scale, label: str) -> Markup:
+    """A true score as a line and predicted ones as dots on a scale, with its ticks below.
+
+    Args:
+        truth: the true score.
+        said: (name, css class, score) of each system.
+        scale: that holds all of them.
+        label: the plot in words.
+    """
+    height = 22
+    body = _grid(scale.places, height)
+    body += f'<line class="zero" x1="0" x2="100%" y1="{height / 2}" y2="{height / 2}"/>'
+    at = _percent(scale.at(truth))
+    body += f'<line class="truth" x1="{at}" x2="{at}" y1="1" y2="{height - 1}"><title>true {truth:.2f}</title></line>'
+    for name, css, value in said:
+        body += f'<circle class="{css}" cx="{_percent(scale.at(value))}" cy="{height / 2}" r="5">'
+        body += f"<title>{escape(name)} {value:.2f}</title></circle>"
+    plot = _svg(body, label=label, attributes=f'class="plot scores" width="100%" height="{height}"')
+    return plot + axis(scale, lambda tick: f"{tick:g}".replace("-", "−"))
 
 
 def paired_bars(shares: Sequence[tuple[str, float | None]], *, label: str) -> Markup:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosear.evaluation.bootstrap import Interval
+from mosear.evaluation.kinds import SCORINGS, Scoring
+from mosear.evaluation.predictions import LABEL
 from mosear.evaluation.report.control import CONTROL_NAMES, ControlToBeat
 from mosear.evaluation.report.text import BASELINE, in_words, percent, points
 from mosear.evaluation.summary import CONFLICT_MEAN, GAP
@@ -31,6 +33,7 @@ class Fact:
 
 
 NO_CONTROL = Fact("unclear", "No control was measured (answering.readings=true reads each modality alone).")
+NO_SUCH_CONTROL = Fact("unclear", "There is no control: late fusion of readings chooses between single labels.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ def verdict(
         lead: the candidate's summary.
         control: its strongest control, if any was measured.
     """
-    key = _topic(lead)
+    key, scoring = _topic(lead), _scoring(lead)
     where = "conflicts" if key == CONFLICT_MEAN else f"{in_words(key)} clips"
     found, sentences = [], []
     if key in differences:
@@ -85,10 +88,15 @@ def verdict(
         )
     else:
         value, (low, high) = _score(lead, key)
+        verb, what = scoring.right
         sentences.append(
-            f"On {where}, {in_words(candidate)} answers {percent(value)} % right "
+            f"On {where}, {in_words(candidate)} {verb} {percent(value)} % {what} "
             f"(95 % interval {percent(low)} to {percent(high)})."
         )
+    if own := scoring.headline():
+        subset = reference_subset(lead)
+        told = (f"{n.heading} {n.text(lead['subsets'][subset][n.key])}{' %' if n.share else ''}" for n in own)
+        sentences.append(f"On {in_words(subset)} clips, {in_words(candidate)} has {', '.join(told)}.")
     if control is not None:
         found.append((control.css, f"{CONTROL_NAMES[control.control]}, the strongest control"))
         sentences.append(control.sentence)
@@ -96,16 +104,25 @@ def verdict(
         sentences.append(_by_subset(differences))
     return Verdict(
         css=_worst([css for css, _ in found]),
-        headline=_headline(found) if found else f"{percent(_score(lead, key)[0])} % right on {where}",
+        headline=_headline(found) if found else f"{percent(_score(lead, key)[0])} % {scoring.right[1]} on {where}",
         sentences=sentences,
         facts=[*_facts(candidate, lead), _control_fact(control, lead)],
     )
+
+
+def _scoring(lead: Mapping[str, Any]) -> Scoring:
+    return SCORINGS[lead.get("kind", LABEL)]
 
 
 def _topic(lead: Mapping[str, Any]) -> str:
     """The question of the headline: conflicts, or else the consistent or the first subset."""
     if lead[CONFLICT_MEAN] is not None:
         return CONFLICT_MEAN
+    return reference_subset(lead)
+
+
+def reference_subset(lead: Mapping[str, Any]) -> str:
+    """The consistent or else the first subset."""
     return "consistent" if "consistent" in lead["subsets"] else next(iter(lead["subsets"]))
 
 
@@ -182,4 +199,4 @@ def _control_fact(control: ControlToBeat | None, lead: Mapping[str, Any]) -> Fac
         return Fact(control.css, f"{verdict_words[:1].upper()}{verdict_words[1:]}, the strongest control.")
     if lead["controls"]:
         return Fact("unclear", "Controls stand beside each subset; the run has no conflict subsets to rank them on.")
-    return NO_CONTROL
+    return NO_CONTROL if _scoring(lead).controls else NO_SUCH_CONTROL

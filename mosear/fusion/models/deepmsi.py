@@ -55,7 +55,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.model import FusionModel, FusionOutput
-from mosear.fusion.models.linear_probe import mean_over_time
+from mosear.fusion.sequences import mean_over_time
 
 if TYPE_CHECKING:
     from mosear.fusion.tasks import Task
@@ -143,7 +143,11 @@ class DeepMSI(FusionModel):
 
     def forward(self, batch: FeatureBatch) -> FusionOutput:
         """``[B, outputs]``."""
-        pooled = {name: mean_over_time(batch, name) for name in self.dimensions if name != "video"}
+        pooled = {
+            name: mean_over_time(batch.features[name], batch.lengths[name])
+            for name in self.dimensions
+            if name != "video"
+        }
         pooled["video"], ratio = self._video(batch, pooled)
         projected = {
             name: head(pooled[name]) * batch.present(name)[:, None].to(pooled[name].dtype)

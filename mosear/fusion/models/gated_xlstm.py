@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.mlstm import MLSTMBlock
 from mosear.fusion.model import FusionModel, FusionOutput
-from mosear.fusion.models.linear_probe import mean_over_time
+from mosear.fusion.sequences import mean_over_time
 
 STREAMS = tuple(
     f"{who}{what}{when}" for when in ("", "-1", "-2") for what in ("audio", "text") for who in ("", "partner_")
@@ -104,7 +104,7 @@ class GatedXLSTM(FusionModel):
         read = {name: self._read(batch, name) for name in self.dimensions}
         extras = {}
         if self.gate is not None:
-            gates = self.gate(mean_over_time(batch, self.first)).sigmoid()
+            gates = self.gate(mean_over_time(batch.features[self.first], batch.lengths[self.first])).sigmoid()
             for name, gate in zip(self.gated, gates.unbind(-1), strict=True):
                 extras[f"gate_{name}"] = gate * batch.present(name)
                 read[name] = read[name] * gate[:, None]
@@ -117,7 +117,7 @@ class GatedXLSTM(FusionModel):
             features = batch.features[name].masked_fill(~batch.mask(name)[..., None], 0.0)
             last = (batch.lengths[name] - 1).clamp(min=0)
         else:
-            features = mean_over_time(batch, name).unflatten(-1, (self.steps, -1))
+            features = mean_over_time(batch.features[name], batch.lengths[name]).unflatten(-1, (self.steps, -1))
             last = torch.full_like(batch.lengths[name], self.steps - 1)
         hidden = self.stacks[name](features)
         found = hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -23,7 +23,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     over_time: ClassVar[bool] = False
-    """Whether an output per step is wanted; a model whose constructor has this parameter is told."""
+    """Whether a model puts out numbers for every step; then it is built with ``over_time=True``."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)

@@ -33,6 +33,7 @@ class SeriesTask(Task):
     """
 
     name = "series"
+    over_time = True
 
     def __init__(self, labels: Sequence[str], *, levels: Mapping[str, Sequence[float]] | None) -> None:
         super().__init__(labels)

@@ -97,7 +97,9 @@ def answer_pass(
     """
     if getattr(language_model, "gradient_checkpointing", False):
         prompts.embeds.requires_grad_(True)  # a checkpointed segment whose inputs need no gradient would give none
-    with sequence_state(thinker, roles=prompts.roles, prompt_mask=prompts.prompt, hidden=hidden) as state:
+    with sequence_state(
+        thinker, roles=prompts.roles, prompt_mask=prompts.prompt, hidden=hidden, transcript=prompts.transcript
+    ) as state:
         states = language_model(
             inputs_embeds=prompts.embeds,
             attention_mask=mask,

@@ -337,6 +337,10 @@ class GRPO(Method):
         """Each clip's prompt is read once, with all its completions behind it."""
         return {"clips": batch_size}
 
+    def weight_copies(self) -> int:
+        """The start, and the present weights while those of the start stand in their place."""
+        return 2 if self.beta and self.reference == "start" else 0
+
     def memory_step(self, step: StepTrace) -> Tensor:
         """The rollout's KV cache, which is gone before the pass over prompts and completions."""
         if self.estimator == "exact":
