@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mosear.fusion.tasks import Task
 
 _CLIPS_LOOKED_FOR = 20
+CORPUS = "mosear.data.synthetic.corpus.ensure_corpus"
+"""What renders the clips of ``benchmark=synthetic``."""
 
 
 def task_of(cfg: DictConfig) -> Task | None:
@@ -173,14 +175,18 @@ def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip], task: T
 
 
 def benchmark_is_chosen(cfg: DictConfig) -> Iterator[Problem]:
-    """Clips of one's own are not tested on the synthetic corpus because no benchmark was named."""
-    if cfg.data.get("prepare") is not None or cfg.benchmark.name != "synthetic":
+    """Other clips than those of ``data=synthetic`` are not tested on its corpus because no benchmark was named."""
+    prepare = cfg.data.get("prepare")
+    if cfg.benchmark.name != "synthetic" or (prepare is not None and prepare.get("_target_") == CORPUS):
         return
     if cfg.data.get("test") is None or cfg.data.test != cfg.benchmark.get("manifest"):
         return
+    own = "benchmark=manifest benchmark.manifest=test.parquet"
+    if prepare is not None:
+        own = "the benchmark of these clips, such as benchmark=synthetic_blends for data=synthetic_blends"
     yield Problem(
         "benchmark", "synthetic", "no benchmark is chosen, so your model would be tested on the synthetic corpus",
-        "Add benchmark=manifest benchmark.manifest=test.parquet, or another benchmark=NAME.",
+        f"Add {own}, or another benchmark=NAME.",
     )  # fmt: skip
 
 

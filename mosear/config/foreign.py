@@ -32,7 +32,11 @@ OWN = {
     "data.prompt": ("mosear.data.prompt.Prompt",),
     "data.budget": ("mosear.data.media.MediaBudget", "mosear.data.budget.MediaBudget"),
     "data.decode": ("mosear.data.decode_process.Decoding",),
-    "data.prepare": ("mosear.data.synthetic.corpus.ensure_corpus",),
+    "data.prepare": (
+        "mosear.data.synthetic.corpus.ensure_corpus",
+        "mosear.data.synthetic.blends.ensure_blends",
+        "mosear.data.synthetic.continuous.ensure_continuous",
+    ),
     "system": ("mosear.runtime.omni.build_omni_system", "mosear.runtime.fusion.build_fusion_system"),
     "system.augment": ("mosear.fusion.augment.Augment",),
     "features": ("mosear.fusion.omni_towers.OmniTowers", "mosear.fusion.published.Published"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from mosear.backbones import load_backbone
 from mosear.config.foreign import TRUST, without_code
+from mosear.config.targets import resolve_target
 from mosear.data.budget import MediaBudget
 from mosear.data.decode_process import Decoding
 from mosear.data.prompt import Prompt
@@ -122,12 +123,9 @@ class Run:
 
     def prepare_clips(self) -> None:
         """Render the synthetic corpus if the run's clips are its."""
-        from mosear.data.synthetic.corpus import ensure_corpus
-
         node = self.cfg.data.get("prepare")
-        if node is None:
-            return
-        ensure_corpus(**_settings(node))
+        if node is not None:
+            resolve_target(node._target_)(**_settings(node))
 
 
 def _settings(node: Any) -> dict[str, Any]:

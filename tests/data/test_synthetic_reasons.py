@@ -10,7 +10,7 @@ import pytest
 
 from mosear.data.clip import Clip, reason_text
 from mosear.data.manifest import load_manifest
-from mosear.data.synthetic import EMOTIONS, ensure_corpus, faces, render_clip_arrays, voices
+from mosear.data.synthetic import EMOTIONS, ensure_corpus, faces, folder, render_clip_arrays, voices
 from mosear.data.synthetic import corpus as corpus_module
 from mosear.data.synthetic.ood import OOD
 from mosear.data.synthetic.plans import GROUPS, clip_rngs, plan_clip
@@ -213,7 +213,7 @@ def test_an_earlier_corpus_that_cannot_be_written_is_used_as_it_is(small_corpus,
     def refuse(path, write):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(corpus_module, "_write_atomically", refuse)
+    monkeypatch.setattr(folder, "_write_atomically", refuse)
     with pytest.warns(UserWarning, match="have no reference reasons, and cannot be written"):
         assert ensure_corpus(root, **SMALL, ood_clips=3) == root
     assert (root / "test.parquet").read_bytes() == before

@@ -26,12 +26,20 @@ GOLDEN = Path(__file__).with_name("golden_keys.txt")
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra", "benchmark") or path.stem in ("manifest", "synthetic")
+    if path.parent.name not in ("experiment", "hydra", "benchmark") or re.match("manifest|synthetic", path.stem)
 )
 CPU = ["trainer.accelerator=cpu", "trainer.devices=1"]
 FUSION = ("features", "model", "system", "task")
 """Groups of fusion models, which only go together."""
 FITTING = {"task=series": ["model=grjca"], "system=omni": ["adapter=lora", "method=answer_tuning"]}
+TARGETS = {
+    "synthetic_blends": ["+experiment=fusion", "data=synthetic_blends", "benchmark=synthetic_blends", "task=labels"],
+    "synthetic_continuous": [
+        *("+experiment=fusion", "task=series", "model=grjca"),
+        *("data=synthetic_continuous", "benchmark=synthetic_continuous"),
+    ],
+}
+"""Corpora with other targets than one label, and what learns them."""
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -44,6 +52,7 @@ def own_files(tmp_path):
     fusion = [option for option in OPTIONS if option.split("=")[0] in FUSION]
     return {
         **{option: ["+experiment=fusion", *FITTING.get(option, [])] for option in fusion},
+        **{f"{group}={name}": TARGETS[name] for group in ("data", "benchmark") for name in TARGETS},
         "backbone=checkpoint": ["backbone.name=/somewhere"],
         "data=manifest": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
         "data=test": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
@@ -140,6 +149,7 @@ def test_public_keys_are_the_golden_list():
         (["seed=abc"], "1. seed = 'abc'\n    It is also the value of data.seed"),
         (["+tuning.learning_rat=1"], "Did you mean 'learning_rate'?"),
         (["data=manifest", "data.train=a.parquet", "data.val=a.parquet"], "would be tested on the synthetic corpus"),
+        (["data=synthetic_blends"], "such as benchmark=synthetic_blends for data=synthetic_blends"),
         (["steering.name=magic"], "steering.name"),
         (["steering=ar", "steering.name=none"], "steering.name"),
         (["steering=ar", "steering.ar.portion=2"], "portion=2 must lie in [0, 1]"),

@@ -6,35 +6,36 @@
 <root>/corpus.json                   seed, sizes, generator hash, counts
 """
 
-import ast
-import hashlib
-import json
-import multiprocessing
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mosear.data.synthetic.clips import FPS, SAMPLE_RATE, render_clip_arrays
+from mosear.data.synthetic.folder import (
+    check_arguments,
+    check_same_corpus,
+    generator_hash,
+    read_record,
+    render_all,
+    write_parquet,
+    write_record,
+)
 from mosear.data.synthetic.mp4 import write_clip
 from mosear.data.synthetic.ood import OOD, plan_ood_clip, render_ood_arrays
 from mosear.data.synthetic.plans import GROUPS, MANIFESTS, MISSING_SUBSETS, ClipPlan, Group, clip_rngs, plan_clip
 from mosear.data.synthetic.reasons import Cues, clip_cues, reason_columns
-from mosear.files import written_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RECORD_NAME = "corpus.json"
 TRAIN_FLAVOURS = ("natural", "voice_dominant")
-GENERATOR_MODULES = ("emotions", "speakers", "faces", "voices", "transcripts", "clips", "plans", "mp4")
-"""Modules whose code decides the content of a clip."""
 OOD_MODULES = ("ood",)
-"""Those that decide, beside these, what a clip of the subset `ood` is."""
+"""Modules that decide, beside those of every clip, what one of the subset `ood` is."""
 REASON_MODULES = ("reasons",)
 """Those that decide the reference reasons, which are columns of the manifests."""
 
@@ -43,23 +44,6 @@ Task = tuple[str, int, str, int, int]
 
 ALL_GROUPS = (*GROUPS, OOD)
 _GROUP_BY_NAME = {group.name: group for group in ALL_GROUPS}
-
-
-def generator_hash(modules: Sequence[str] = GENERATOR_MODULES) -> str:
-    """Hash of the code that makes clips; comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for name in modules:
-        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [entry for entry in body if not _is_docstring(entry)]  # type: ignore[attr-defined]
-        digest.update(ast.unparse(tree).encode())
-    return digest.hexdigest()[:16]
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def group_size(group: Group, sizes: dict[str, int]) -> int:
@@ -121,15 +105,17 @@ def ensure_corpus(
         sizes["missing_clips"] = missing_clips
     if ood_clips:
         sizes["ood_clips"] = ood_clips
-    _check_arguments(sizes, size, workers, train_flavours)
+    _check_flavours(train_flavours)
+    check_arguments(sizes, size, workers, none_allowed=("ood_clips",))
     wanted: dict[str, Any] = {"seed": seed, "size": size, "generator": generator_hash(), "sizes": sizes}
     wanted["reasons"] = generator_hash(REASON_MODULES)
     if ood_clips:
         wanted["ood_generator"] = generator_hash(OOD_MODULES)
     flavours = set(train_flavours)
-    found = _read_record(root)
+    found = read_record(root)
     if found is not None:
-        _check_same_corpus(root, found, wanted)
+        found.setdefault("train_flavours", list(TRAIN_FLAVOURS))  # older versions rendered both at once
+        check_same_corpus(root, found, wanted)
         wanted = {"ood_generator": found["ood_generator"], **wanted} if "ood_generator" in found else wanted
         if found["complete"] and found["sizes"] == sizes:
             flavours |= set(found["train_flavours"])
@@ -140,10 +126,10 @@ def ensure_corpus(
     wanted["train_flavours"] = sorted(flavours)
     manifests = _manifests_of(flavours)
     # Written first: should this run stop halfway, a run with other settings must not take its clips for its own.
-    _write_record(root, {**wanted, "complete": False})
-    _render_missing(root, seed, sizes, size, workers or os.cpu_count() or 1, manifests)
+    write_record(root, {**wanted, "complete": False})
+    render_all(root, list(_missing_tasks(root, seed, sizes, size, manifests)), render_task, workers)
     counts = _write_manifests(root, seed, sizes, manifests)
-    _write_record(root, {**wanted, "complete": True, "counts": counts})
+    write_record(root, {**wanted, "complete": True, "counts": counts})
     return root
 
 
@@ -155,7 +141,7 @@ def _give_reasons(root: Path, found: dict[str, Any], reasons: str) -> None:
     """Writes the manifests of a complete corpus again, with reasons; its clips are not touched."""
     try:
         _write_manifests(root, found["seed"], found["sizes"], _manifests_of(found["train_flavours"]))
-        _write_record(root, {**found, "reasons": reasons})
+        write_record(root, {**found, "reasons": reasons})
     except OSError as error:
         warnings.warn(
             f"The manifests in {root} have no reference reasons, and cannot be written ({error.strerror}). Runs that "
@@ -164,77 +150,9 @@ def _give_reasons(root: Path, found: dict[str, Any], reasons: str) -> None:
         )
 
 
-def _check_arguments(sizes: dict[str, int], size: int, workers: int | None, train_flavours: Sequence[str]) -> None:
+def _check_flavours(train_flavours: Sequence[str]) -> None:
     if unknown := sorted(set(train_flavours) - set(TRAIN_FLAVOURS)):
         raise ValueError(f"train_flavours has {', '.join(unknown)}; there are {' and '.join(TRAIN_FLAVOURS)}.")
-    for name, count in sizes.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least {0 if name == 'ood_clips' else 1}, got {count}.")
-    if size < 16 or size % 2:
-        raise ValueError(f"size must be an even number of pixels from 16 on (H.264 with 4:2:0 colour), got {size}.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, or None for one per core, got {workers}.")
-
-
-def _check_same_corpus(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises unless the found clips are the wanted ones; how many there are does not matter."""
-    differences = [
-        f"{key} {found[key]!r} (wanted {wanted[key]!r})"
-        for key in ("seed", "size", "generator", "ood_generator")
-        if key in found and key in wanted and found[key] != wanted[key]
-    ]
-    if differences:
-        raise ValueError(
-            f"The synthetic corpus in {root} was made with another {', '.join(differences)}. Use another root, ask for "
-            f"what is there, or delete {root} to render it anew; only the numbers of clips can change in place."
-        )
-
-
-def _read_record(root: Path) -> dict[str, Any] | None:
-    path = root / RECORD_NAME
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    missing = {"seed", "size", "generator", "sizes", "complete"} - record.keys()
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: not written by this tool. Delete it, or move on.")
-    record.setdefault("train_flavours", list(TRAIN_FLAVOURS))  # older versions rendered both at once
-    return record
-
-
-def _write_record(root: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=2) + "\n"
-    _write_atomically(root / RECORD_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then moves it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_atomically(path) as temporary:
-        write(temporary)
-
-
-def _render_missing(
-    root: Path, seed: int, sizes: dict[str, int], size: int, workers: int, manifests: Sequence[str]
-) -> None:
-    """Renders every clip whose file is not there yet, with a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    tasks = list(_missing_tasks(root, seed, sizes, size, manifests))
-    if not tasks:
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        bar = progress.add_task(f"Rendering clips into {root}", total=len(tasks))
-        if workers == 1:
-            for task in tasks:
-                render_task(task)
-                progress.advance(bar)
-            return
-        # Spawned, not forked: the caller may hold threads or a CUDA context.
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:
-            for _ in pool.imap_unordered(render_task, tasks, chunksize=8):
-                progress.advance(bar)
 
 
 def _missing_tasks(root: Path, seed: int, sizes: dict[str, int], size: int, manifests: Sequence[str]) -> Iterator[Task]:
@@ -325,7 +243,7 @@ def _write_manifests(
         plans = [plan for plan, _ in indexed]
         counts[manifest] = dict(Counter(plan.group.subset for plan in plans))
         rows = [manifest_row(plan, clip_cues(seed, plan, index)) for plan, index in indexed]
-        _write_parquet(root / f"{manifest}.parquet", rows, _manifest_schema())
+        write_parquet(root / f"{manifest}.parquet", rows, _manifest_schema())
         intensities += [
             {
                 "id": plan.id,
@@ -335,13 +253,5 @@ def _write_manifests(
             for plan in plans
         ]
     schema = pa.schema([("id", pa.string()), ("visual", pa.float64()), ("audio", pa.float64())])
-    _write_parquet(root / "intensities.parquet", intensities, schema)
+    write_parquet(root / "intensities.parquet", intensities, schema)
     return counts
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pylist(rows, schema=schema)
-    _write_atomically(path, lambda temporary: pq.write_table(table, temporary))
