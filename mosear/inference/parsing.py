@@ -92,7 +92,7 @@ def parse_answer(
       stands once; it is brought to NFKC, trimmed and lower-cased, and must then be a label or a synonym: "sad." is
       invalid.
 
-    Labels that are numbers with signs or decimals ("-0.4") are scores: ``word`` and ``tags`` then read the one number in
+    Labels that are numbers with signs or decimals ("-0.4") are scores: ``word`` and ``tags`` read the one number in
     the text, which must equal a label ("+1.0" equals "1.0"), and the other formats keep punctuation.
 
     Args:
