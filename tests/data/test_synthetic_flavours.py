@@ -19,7 +19,14 @@ from mosear.data.manifest import load_manifest
 from mosear.data.synthetic import EMOTIONS, ensure_corpus, flavour
 from mosear.data.synthetic.blends import BLENDS, LABELS, ensure_blends, plan_blend
 from mosear.data.synthetic.circumplex import COORDINATES
-from mosear.data.synthetic.continuous import CONTINUOUS, Course, ensure_continuous, plan_continuous
+from mosear.data.synthetic.contact_sheet import blends_sheet, continuous_sheet
+from mosear.data.synthetic.continuous import (
+    CONTINUOUS,
+    Course,
+    ensure_continuous,
+    plan_continuous,
+    render_continuous,
+)
 from mosear.data.synthetic.emotions import CUE_NOISE
 from mosear.data.synthetic.expressions import draw_parameters, weights_of
 from mosear.data.synthetic.faces import FACE_CUES
@@ -329,3 +336,20 @@ def test_configs_render_into_folders_of_their_own_and_debug_renders_few(name) ->
     sizes = ("train_clips", "val_clips", "test_clips")
     assert [usual.data.prepare[key] for key in sizes] == [1200, 300, 300]
     assert [fast.data.prepare[key] for key in sizes] == [12, 6, 1]
+
+
+def test_contact_sheets_show_blends_and_moving_clips() -> None:
+    blends, moving = blends_sheet(size=32), continuous_sheet(size=32)
+    assert blends.rows == blends.columns == LABELS and len(blends.faces) == 25
+    first = (
+        moving.faces[0, 0],
+        render_continuous(plan := plans(CONTINUOUS, "test_moving", 1)[0], rng_of(plan, 0), 32)[0][0],
+    )
+    np.testing.assert_array_equal(*first)
+    assert moving.rows[0] == f"{plan.course.start}\nto {plan.course.end}"
+    for sheet in (blends, moving):
+        assert sheet.picture().shape[0] == 18 + len(sheet.rows) * 36
+
+
+def rng_of(plan, index: int) -> np.random.Generator:
+    return clip_rngs(0, plan.group, index)[1]
