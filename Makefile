@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-slow check format results plots docs regression gpu-check clean
+.PHONY: help env train test test-slow check format results zoo plots docs regression gpu-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,10 @@ format: env ## format the sources
 
 results: env ## rerun the tables of docs/results.md (hours; ARGS='--test-clips 300 --seeds 0' for a quick look)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+zoo: env ## train every fusion model on the embedded corpus, three seeds, and write their tables
+	$(BIN)/python -m benchmarks.zoo $(ARGS)
+	$(BIN)/python -m benchmarks.plots
 
 plots: env ## draw the pictures of the documentation from its tables
 	$(BIN)/python -m benchmarks.plots

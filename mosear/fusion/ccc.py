@@ -22,7 +22,8 @@ def ccc(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
         mask: bool ``[..., D]``, or ``[...]`` for all dimensions.
     """
     kept = (mask if mask.dim() == truth.dim() else mask[..., None]).expand_as(truth).flatten(0, -2)
-    x = torch.where(kept, prediction.flatten(0, -2), 0.0)
+    exact = torch.promote_types(prediction.dtype, torch.float32)
+    x = torch.where(kept, prediction.flatten(0, -2).to(exact), 0.0)
     y = torch.where(kept, truth.flatten(0, -2).to(x.dtype), 0.0)
     count = kept.sum(0).clamp(min=1)
     mean_x, mean_y = x.sum(0) / count, y.sum(0) / count

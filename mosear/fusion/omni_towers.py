@@ -23,12 +23,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mosear.backbones.media import EncodedVideo, MediaBatch
+from mosear.backbones.published import known_config
 from mosear.data.batches import split_media
 from mosear.data.cache.store import CacheKey
 from mosear.data.clip import Clip
 from mosear.data.dataset import BadClip, ClipBatch
 from mosear.fusion.source import Features, FeatureTable, usable
 from mosear.fusion.table_cache import kept, table_name
+from mosear.roles import MODALITIES
 
 if TYPE_CHECKING:
     from mosear.backbones.backbone import OmniBackbone
@@ -72,10 +74,17 @@ class OmniTowers:
         self.data.check = lambda manifest: None  # labels are the task's affair
         self._tables: dict[str, FeatureTable] = {}
 
+    @staticmethod
+    def planned_dimensions(cfg: DictConfig) -> Mapping[str, int]:
+        """Widths, from the backbone's config alone."""
+        raw = known_config(cfg.backbone.name, cfg.backbone.get("revision"))
+        width = int(raw.get("thinker_config", raw)["text_config"]["hidden_size"])
+        return dict.fromkeys(MODALITIES, width)
+
     @property
     def dimensions(self) -> Mapping[str, int]:
         """All as wide as the language model."""
-        return dict.fromkeys(("video", "audio", "text"), self.width)
+        return dict.fromkeys(MODALITIES, self.width)
 
     def about(self) -> Mapping[str, Any]:
         """The backbone."""

@@ -44,6 +44,11 @@ class Published:
                 "Make the directory with `mosear features import LAYOUT --source ... --out DIR`.",
             )  # fmt: skip
 
+    @staticmethod
+    def planned_dimensions(cfg: DictConfig) -> Mapping[str, int]:
+        """Widths, from the description of the directory."""
+        return FeatureStore(cfg.features.root).dimensions
+
     @property
     def dimensions(self) -> Mapping[str, int]:
         """As stored."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from mosear.data.clip import Clip
 from mosear.data.dataset import BadClip
@@ -23,6 +24,10 @@ class FeatureSource(Protocol):
     It is built with the whole config (``cfg``), its own settings, and ``accept``: what keeps a clip from being used by
     the task, ``None`` for those that can be.
     """
+
+    @staticmethod
+    def planned_dimensions(cfg: DictConfig) -> Mapping[str, int]:
+        """:attr:`dimensions` of what a config would build, without building it."""
 
     @property
     def dimensions(self) -> Mapping[str, int]:

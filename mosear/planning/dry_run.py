@@ -9,7 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mosear.planning.clips import clip_lines
-from mosear.planning.memory import Estimate, estimate, headline, table
+from mosear.planning.fusion import fusion_lines
+from mosear.planning.memory import Estimate, estimate, headline, processes_of, table
 from mosear.planning.plan import CARDS
 
 
@@ -27,6 +28,9 @@ def dry_run(cfg: DictConfig) -> str:
     Raises:
         ValueError: if nothing on this machine says how large the backbone is.
     """
+    if cfg.get("model") is not None:
+        parts = ["\n".join(fusion_lines(cfg)), steps(cfg, processes_of(cfg.trainer)), "\n".join(clip_lines(cfg))]
+        return "\n\n".join(part for part in parts if part)
     found = estimate(cfg)
     parts = [headline(found), steps(cfg, found.processes), "\n".join(clip_lines(cfg)), table(found), verdict(found)]
     return "\n\n".join(part for part in parts if part)

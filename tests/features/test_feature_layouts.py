@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mosear.__main__ import main
+from mosear.commands.features import parse_arguments
 from mosear.features import FeatureStore
 from mosear.features.layouts import LAYOUTS
 from mosear.features.layouts.base import LayoutError, held_out
@@ -57,6 +58,13 @@ def test_layouts_are_found_and_explained():
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0 and LAYOUTS[name].tree in done.stdout
     assert all(layout.evidence.endswith(".") for layout in LAYOUTS.values())
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    commands = [line.strip() for line in re.findall(r"mosear features (import .*?)(?:`|$)", page, re.MULTILINE)]
+    parsed = [parse_arguments(command.split()) for command in commands if "--source" in command]
+    assert {options.layout for options in parsed} == set(LAYOUTS)
 
 
 # --- MSE-Adapter

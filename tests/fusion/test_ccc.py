@@ -25,6 +25,8 @@ def test_it_is_the_definition_over_all_clips_together() -> None:
     expected = [literal(x[..., d][mask[..., d]].tolist(), y[..., d][mask[..., d]].tolist()) for d in range(2)]
     torch.testing.assert_close(ccc(x, y, mask), torch.tensor(expected))
     assert ccc_loss(x, y, mask).item() == pytest.approx(2 - sum(expected), rel=1e-5)
+    half = x.bfloat16()
+    torch.testing.assert_close(ccc(half, y, mask), ccc(half.float(), y, mask))
     whole = mask.all(-1)
     one = [literal(x[..., d][whole].tolist(), y[..., d][whole].tolist()) for d in range(2)]
     torch.testing.assert_close(ccc(x, y, whole), torch.tensor(one))

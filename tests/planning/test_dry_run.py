@@ -113,3 +113,14 @@ def test_published_recipes_run_dry_on_any_machine(experiment: str, tmp_path: Pat
     assert run.returncode == 0, run.stderr
     assert "B parameters" in run.stdout and "an epoch" in run.stdout and "fits 80 GB" in run.stdout
     assert not (tmp_path / "data").exists()
+
+
+def test_a_fusion_model_is_planned_without_loading_anything(tmp_path: Path) -> None:
+    done = processes.run(
+        ["train.py", "+experiment=fusion", "model=linear_probe", "debug=dry", f"data_dir={tmp_path}",
+         f"hydra.run.dir={tmp_path / 'run'}"]
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "features: video 96, audio 96, text 96" in done.stdout
+    assert "LinearProbe, 1,734 parameters" in done.stdout and "6 outputs for task=label" in done.stdout
+    assert "1200 training clips" in done.stdout and not (tmp_path / "synthetic").exists()

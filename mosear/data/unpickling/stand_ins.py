@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,11 @@ class _TorchStorage(_Maker):
             super().__call__(*arguments)
         import torch
 
-        storage = torch.load(io.BytesIO(arguments[0]), map_location="cpu", weights_only=True)
+        try:
+            storage = torch.load(io.BytesIO(arguments[0]), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever it is, the file is to blame; torch's own text advises to run the pickle
+            told = f"a torch tensor that needs more than weights ({type(error).__name__})"
+            raise UnsafePickleError(f"{told} is not allowed in a feature file") from None
         if not isinstance(storage, torch.storage.TypedStorage):
             raise UnsafePickleError(f"a torch {type(storage).__name__} is not allowed in a feature file")
         return _Storage(torch.tensor([], dtype=storage.dtype).set_(storage))
@@ -265,6 +270,8 @@ def _numbers(data: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(data, bytes | bytearray) or len(data) != size:
         held = f"{len(data)} bytes" if isinstance(data, bytes | bytearray) else type(data).__name__
         raise UnsafePickleError(f"an array of {kind.code} with shape {shape} needs {size} bytes, not {held}")
+    if kind.dtype.kind == "U" and np.any(np.frombuffer(data, kind.dtype.byteorder + "u4") > sys.maxunicode):
+        raise UnsafePickleError("an array of text with characters that do not exist is not allowed in a feature file")
     values = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
     values.flags.writeable = False
     return values

@@ -165,7 +165,7 @@
         { class: "facts" },
         element("span", { text: where + words(clip.subset) }),
         element("span", {}, `${truthName(clip)}: `, element("b", { text: named(labels, clip.truth) })),
-        clip.score === undefined ? null : element("span", {}, "true score: ", element("b", { text: clip.score.toFixed(2) })),
+        clip.score === undefined ? null : element("span", {}, "true score: ", element("b", { text: clip.score.toFixed(3) })),
       ),
       ...media(clip),
       clip.text ? element("blockquote", { text: clip.text }) : element("blockquote", { class: "none", text: "no transcript" }),
@@ -206,7 +206,7 @@
       ),
     );
     if (answer.scores) {
-      const scores = answer.scores.map((score) => score?.toFixed(2) ?? "none");
+      const scores = answer.scores.map((score) => score?.toFixed(3) ?? "none");
       card.append(element("p", { text: `score ${scores.join(" / ")}` }));
     }
     if (clip.series) card.append(...DIMENSIONS.map((name, place) => lines(clip, answer, name, place, colours[system.name])));

@@ -14,8 +14,9 @@ Modalities m = 1..M, labels k = 1..K, width d (256), latent width z (128).
 
 ``L_scl`` is the supervised contrastive loss over e = [mu / |mu|; sigma / |sigma|] of every clip, modality and label.
 Its classes are modality x label x (in the set or not). Similarity is e.e' / 2, the temperature 0.07; a queue keeps what
-the last batches had. ``L_crl`` = (KL(p_u || p_d) + KL(p_d || p_u)) / 2 with p_u the softmax of
-|[sigma^1; ...; sigma^M]| and p_d that of y_dir, both over all clips and labels of the batch.
+the last batches had, and while it fills, L_scl rises with the number of candidates. ``L_crl`` =
+(KL(p_u || p_d) + KL(p_d || p_u)) / 2 with p_u the softmax of |[sigma^1; ...; sigma^M]| and p_d that of y_dir, both over
+all clips and labels of the batch.
 
 ``values`` are logit(y), so that their sigmoid is y. With the task ``label`` the truth is a set of one, and the largest
 y is the prediction.
