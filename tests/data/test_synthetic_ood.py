@@ -60,5 +60,5 @@ def test_expressions_are_drawn_as_planned(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_contact_sheet_can_show_it() -> None:
-    plain, ood = contact_sheet(size=32), contact_sheet(size=32, ood=True)
+    plain, ood = contact_sheet(size=32).picture(), contact_sheet(size=32, ood=True).picture()
     assert plain.shape == ood.shape and not np.array_equal(plain, ood)
