@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.options import ROOT
 from benchmarks.plots.architecture import architecture
+from benchmarks.plots.compression import compression
 from benchmarks.plots.drawing import THEMES
 from benchmarks.plots.figures import FIGURES, MAIN, of_tables
 from benchmarks.plots.growth import growth
@@ -28,6 +29,7 @@ def pictures(docs: Path) -> dict[str, str]:
     """All pictures by file name."""
     drawn = {f"{figure.name}.svg": figure.draw(docs, "auto") for figure in (*FIGURES, *of_tables(docs))}
     drawn["growth.svg"] = growth(docs / "appendix" / "growth.md", "auto")
+    drawn["compression.svg"] = compression(docs / "tables" / "zoo-compression.md", "auto")
     for theme in THEMES:
         suffix = "" if theme == "auto" else f"-{theme}"
         drawn[f"architecture{suffix}.svg"] = architecture(theme)

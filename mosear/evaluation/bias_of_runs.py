@@ -9,7 +9,7 @@ from pathlib import Path
 from mosear.data.clip import Clip
 from mosear.data.rows import read_rows
 from mosear.evaluation.bias import Conflict, conflicts
-from mosear.evaluation.predictions import PredictionRow
+from mosear.evaluation.predictions import LABELS, PredictionRow, kind_of
 from mosear.evaluation.runs import RunFiles
 
 
@@ -36,10 +36,15 @@ def of_run(directory: Path, manifest: Path | None = None) -> list[Answered]:
         manifest: of its test clips, if it is no longer where the run's config says.
 
     Raises:
-        ValueError: if it is no finished run, or its clips cannot be found.
+        ValueError: if it is no finished run, predicts sets of labels, or its clips cannot be found.
     """
     files = RunFiles(directory)
     rows, labels = files.predictions
+    if kind_of(rows) == LABELS:
+        raise ValueError(
+            f"{directory} predicts sets of labels: whom a model follows is told by single labels. Give a run that "
+            "answers with one label per clip."
+        )
     path = manifest or files.manifest
     if path is None:
         raise ValueError(

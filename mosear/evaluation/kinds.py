@@ -148,7 +148,7 @@ _LABEL_NUMBERS = (
     Number("uar", "UAR"),
     Number("war", "WAR"),
 )
-_CLASS_NUMBERS = _LABEL_NUMBERS[:-1]  # WAR is the accuracy
+_CLASS_NUMBERS = tuple(number for number in _LABEL_NUMBERS if number.key in ("accuracy", "weighted_f1", "uar"))
 _UNREAD = "Clips without an answer are left out of these."
 SCORINGS: Mapping[Kind, Scoring] = {
     LABEL: Scoring(what="one label per clip", score=_label, numbers=_LABEL_NUMBERS, controls=True),

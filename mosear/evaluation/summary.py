@@ -12,6 +12,7 @@ import numpy as np
 
 from mosear.evaluation import bootstrap, metrics
 from mosear.evaluation.bootstrap import Interval
+from mosear.evaluation.kind_intervals import intervals_beside
 from mosear.evaluation.kinds import SCORINGS, Scoring, scoring_of
 from mosear.evaluation.predictions import PredictionRow, kind_of
 from mosear.files import written_atomically
@@ -47,8 +48,9 @@ def summarise(
     Returns:
         ``benchmark``, ``steering``, ``seed``, ``kind``, ``labels``;
         ``subsets``: ``{subset: the numbers of its kind + "interval": [low, high] of the accuracy}``, see
-        :data:`mosear.evaluation.kinds.SCORINGS`; ``unparsed`` counts answers without a prediction, ``quarantined``
-        clips that could not be used, and both count as wrong;
+        :data:`mosear.evaluation.kinds.SCORINGS`, and ``intervals`` of the numbers beside it, if there are any;
+        ``unparsed`` counts answers without a prediction, ``quarantined`` clips that could not be used, and both count
+        as wrong;
         ``conflict_mean``, ``gap`` with ``conflict_mean_interval``, ``gap_interval``: None unless both "video_aligned"
         and "audio_aligned" are there; ``controls``: ``{"late_fusion": {subset: accuracy, ..., "conflict_mean": ..},
         "late_fusion_transcript": {..}}``, each one only where the rows carry the readings it needs, and
@@ -70,6 +72,9 @@ def summarise(
         subset: _subset(group, labels, SCORINGS[kind]) | {"interval": _bounds(scored[subset])}
         for subset, group in groups.items()
     }
+    for subset, group in groups.items():
+        if own := intervals_beside(group, labels, n_boot=n_boot, seed=seed):
+            subsets[subset]["intervals"] = own
     summary: dict[str, Any] = {
         "benchmark": benchmark,
         "steering": steering,

@@ -22,6 +22,10 @@ _RLVR = re.compile(r"\s*<think>.*</think>\s*<answer>(.*)</answer>\s*", re.DOTALL
 _RLVR_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _CODE_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL | re.IGNORECASE)
 _JSON_KEY = "final_label"
+_SCORE = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_SCORE_IN_TEXT = re.compile(rf"(?<![\w.]){_SCORE.pattern}(?!\w)")
+_MINUS = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
+"""Dashes that models write for a minus."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def parse_answer(
       stands once; it is brought to NFKC, trimmed and lower-cased, and must then be a label or a synonym: "sad." is
       invalid.
 
+    Labels that are numbers with signs or decimals ("-0.4") are scores: ``word`` and ``tags`` read the one number in
+    the text, which must equal a label ("+1.0" equals "1.0"), and the other formats keep punctuation.
+
     Args:
         text: the generated answer.
         labels: the label list; matching ignores case, width and punctuation.
@@ -100,7 +107,8 @@ def parse_answer(
     Raises:
         ValueError: for an unknown format, or labels and synonyms that cannot be told apart.
     """
-    clean = strict_normalise if answer_format == "strict_json" else normalise
+    scores = are_scores(labels)
+    clean = strict_normalise if answer_format == "strict_json" or scores else normalise
     vocabulary = _vocabulary(labels, synonyms or {}, clean)
     if answer_format not in get_args(AnswerFormat):
         raise ValueError(f"unknown answer_format {answer_format!r}; choose one of {', '.join(get_args(AnswerFormat))}.")
@@ -112,14 +120,30 @@ def parse_answer(
     if answer_format == "strict_json":
         return _parse_json(text, vocabulary, clean)
     if answer_format == "rlvr":
-        return _parse_rlvr(text, vocabulary)
+        return _parse_rlvr(text, vocabulary, clean)
     if answer_format == "tags":
         blocks = _answer_blocks(text)
         if not blocks:
             return ParsedAnswer(None, "no <answer> tag")
         # Several blocks are read together: they may repeat one label, but two labels are ambiguous.
         text = "\n".join(blocks)
-    return _parse_words(text, vocabulary)
+    return _parse_score(text, labels) if scores else _parse_words(text, vocabulary)
+
+
+def are_scores(labels: Sequence[str]) -> bool:
+    """Are the labels numbers, some with a sign or decimals?"""
+    return all(map(_SCORE.fullmatch, labels)) and not all(label.isdigit() for label in labels)
+
+
+def _parse_score(text: str, labels: Sequence[str]) -> ParsedAnswer:
+    values = {float(label): label for label in labels}
+    written = _SCORE_IN_TEXT.findall(unicodedata.normalize("NFKC", text).translate(_MINUS))
+    found = sorted({float(number) for number in written})
+    if len(found) > 1:
+        return ParsedAnswer(None, f"ambiguous: {', '.join(f'{value:g}' for value in found)}")
+    if not found or found[0] not in values:
+        return ParsedAnswer(None, "no label")
+    return ParsedAnswer(values[found[0]])
 
 
 def _answer_blocks(text: str) -> list[str]:
@@ -171,11 +195,11 @@ def rlvr_answer(text: str) -> str | None:
     return None if match is None else match.group(1)
 
 
-def _parse_rlvr(text: str, vocabulary: Mapping[str, str]) -> ParsedAnswer:
+def _parse_rlvr(text: str, vocabulary: Mapping[str, str], clean: Callable[[str], str]) -> ParsedAnswer:
     answer = rlvr_answer(text)
     if answer is None:
         return ParsedAnswer(None, "not <think>..</think><answer>..</answer>")
-    return _parse_whole(answer, vocabulary, normalise)
+    return _parse_whole(answer, vocabulary, clean)
 
 
 def _parse_whole(text: str, vocabulary: Mapping[str, str], clean: Callable[[str], str]) -> ParsedAnswer:

@@ -72,16 +72,19 @@ def _front_matter(backbone: str, licence: str | None) -> str:
 
 
 def _about(adapter: Mapping[str, Any], backbone: str, config: Mapping[str, Any] | None) -> str:
-    targets = adapter.get("target_modules")
-    listed = ", ".join(sorted(targets)) if isinstance(targets, list | set | tuple) else f"`{targets}`"
-    listed = listed.replace("|", "\\|")  # a pattern may not end the cell
+    kind = [_plain(adapter.get("peft_type"))]
+    if (rank := adapter.get("r")) is not None:
+        kind.append(f"rank {rank}")
+    if targets := adapter.get("target_modules"):
+        listed = ", ".join(sorted(targets)) if isinstance(targets, list | set | tuple) else f"`{targets}`"
+        kind.append("on " + listed.replace("|", "\\|"))  # a pattern may not end the cell
     lines = [
         "Weights that mosear trained beside a frozen omni-modal language model, which sees and hears a clip, reads its "
         "transcript, and says which emotion a person shows.\n",
         "| | |",
         "|---|---|",
         f"| base | {backbone} |",
-        f"| adapter | {_plain(adapter.get('peft_type'))}, rank {adapter.get('r')}, on {listed} |",
+        f"| adapter | {', '.join(kind)} |",
     ]
     if config is not None:
         method = str(_at(config, "method", "_target_")).rpartition(".")[2]

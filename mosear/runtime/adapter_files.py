@@ -21,6 +21,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 LARGEST_CONFIG = 1 << 20
 SECONDS = 10.0
+SIZES = ("r", "experts_per_group", "tokens", "audio_hidden", "video_hidden", "mixed")
+"""Settings that decide how large an adapter is."""
 MATCH = (
     "import json, re, sys\n"
     "patterns, names = json.load(sys.stdin)\n"
@@ -91,7 +93,7 @@ def check_bounds(directory: Path, settings: Mapping[str, Any], weights: Mapping[
     """
     path = directory / CONFIG
     largest = max(max(value.shape, default=0) for value in weights.values())
-    sizes = {name: settings[name] for name in ("r", "experts_per_group") if name in settings}
+    sizes = {name: settings[name] for name in SIZES if name in settings}
     ranks = settings.get("rank_pattern")
     sizes |= {f"rank_pattern[{name}]": value for name, value in (ranks.items() if isinstance(ranks, dict) else ())}
     for name, value in sizes.items():

@@ -10,10 +10,12 @@ import pytest
 from mosear.data.clip import Clip, ModalityLabels
 from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
 from mosear.evaluation.bias import ALL, Direction, conflicts, directions, share_of, verdict
+from mosear.evaluation.bias_of_runs import of_run
 from mosear.evaluation.bootstrap import Interval
 from mosear.evaluation.metrics.direction import SIDES, direction_index, sides
 from mosear.evaluation.predictions import PredictionRow
 from mosear.evaluation.report.bias_page import write_bias
+from tests.helpers.kinds import write_run
 from tests.helpers.report_pages import EVIL, Page
 
 LABELS = ["happy", "sad", "angry"]
@@ -231,3 +233,8 @@ def test_the_files_say_the_same_and_keep_names_as_text(tmp_path):
     page = Page(html)
     assert "script" not in page.tags and EVIL in page.words and verdict(parts[ALL]) in page.words
     assert figure in html
+
+
+def test_runs_of_label_sets_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="predicts sets of labels"):
+        of_run(write_run(tmp_path / "run", "labels"))

@@ -12,7 +12,7 @@ from mosear.evaluation.report.choice import choose_examples
 from mosear.evaluation.summary import summarise
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.kinds import EMOTIONS, LISTS, rows_of, write_run
-from tests.helpers.layout import text_outside
+from tests.helpers.layout import cut_tables, text_outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (not on the PATH)")]
 KINDS = ("labels", "score", "series")
@@ -54,6 +54,7 @@ def test_nothing_sticks_out(kind: str, name: str, width: int, pages: dict, brows
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert text_outside(browser) == []
     assert browser.complaints() == []
+    assert width < 1000 or not cut_tables(browser)
 
 
 def details(browser: Browser) -> list[str]:

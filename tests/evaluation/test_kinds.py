@@ -203,7 +203,8 @@ def test_what_nothing_defines_is_null(kind, undefined, tmp_path):
 def test_all_sets_unread(tmp_path):
     scores = summary_of([unread(row) for row in rows_of("labels")], "labels")["subsets"]["consistent"]
     zeros = {"accuracy": 0, "exact": 0, "micro_precision": 0, "micro_recall": 0, "micro_f1": 0, "macro_f1": 0}
-    assert scores == zeros | {"n": 30, "unparsed": 30, "quarantined": 0, "interval": [0, 0]}
+    own = {name: [0, 0] for name in zeros if name != "accuracy"}
+    assert scores == zeros | {"n": 30, "unparsed": 30, "quarantined": 0, "interval": [0, 0], "intervals": own}
 
 
 def test_short_and_unannotated_series(tmp_path):
@@ -242,6 +243,37 @@ def test_late_fusion_is_a_control_of_single_labels_alone(kind):
         replace(row, p_visual=[1 / width] * width, p_audio=[1 / width] * width, p_text=None) for row in rows_of(kind)
     ]
     assert bool(summary_of(rows, kind)["controls"]) == (kind == "label")
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_intervals_are_those_of_a_slow_bootstrap(kind):
+    rows = rows_of(kind, subsets=["all"], noise=0.4)
+    scores = summarise(rows, LISTS[kind], benchmark="b", steering="none", seed=3, n_boot=200)["subsets"]["all"]
+    rng, drawn = np.random.default_rng(3), []
+    for picks in rng.integers(0, len(rows), (200, len(rows))):
+        sample = [replace(rows[i], id=str(n)) for n, i in enumerate(picks)]
+        drawn.append(SCORINGS[kind].score(sample, LISTS[kind]))
+    assert scores["intervals"].keys() == {number.key for number in SCORINGS[kind].own_numbers()}
+    for name, bounds in scores["intervals"].items():
+        expected = np.quantile([own[name] for own in drawn], [0.025, 0.975])
+        assert bounds == pytest.approx(list(expected)), name
+        assert bounds[0] < scores[name] < bounds[1]
+
+
+def test_single_labels_have_one_interval():
+    assert "intervals" not in summary_of(rows_of("label"), "label")["subsets"]["consistent"]
+
+
+@pytest.mark.parametrize("kind", ["score", "series"])
+def test_an_interval_of_what_nothing_defines_is_null(kind):
+    scores = summary_of([unread(row) for row in rows_of(kind)], kind)["subsets"]["consistent"]
+    assert set(scores["intervals"].values()) == {None}
+
+
+def test_a_constant_has_no_correlation_in_any_replicate():
+    rows = [replace(row, predicted_score=0.1) for row in rows_of("score", subsets=["all"])[1:]]
+    scores = summary_of(rows, "score")["subsets"]["all"]
+    assert scores["intervals"]["pearson"] is None and scores["intervals"]["ccc"] == pytest.approx([0, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mosear.backbones.backbone import OmniBackbone
 from mosear.backbones.labels import LabelTrie
 from mosear.backbones.sequences import sequence_state
-from mosear.data.prompt import EMOTIONS
+from mosear.data.prompt import EMOTIONS, Prompt
 from mosear.data.sample import OmniBatch
 from mosear.experts import MoSEConfig, MSEConfig
 from mosear.experts.mse.hooks import ATTRIBUTE
@@ -172,6 +172,20 @@ def test_every_weight_learns_from_the_answers(qwen25: OmniBackbone, checkpointin
     assert len(trained(model)) == 32 and all("mse_" in name for name in trained(model))
     assert [name for name, p in trained(model).items() if p.grad is None or not p.grad.any()] == []
     assert all(p.grad is None for p in own.model.parameters() if not p.requires_grad)
+
+
+def test_scores_are_learned_and_read_as_labels_of_one_decimal(qwen25: OmniBackbone) -> None:
+    labels = [f"{tenth / 10:.1f}" for tenth in range(-30, 31)]
+    own, _ = adapted(qwen25)
+    batch = make_batch(qwen25, [("video", "audio", "text")], answer="-0.4", prompt=Prompt(labels=labels))
+    rows = AnswerRows.of(batch.labels)
+    loss, _ = answer_pass(own.model, own.language_model, Prompts.of(own, batch), rows, batch.attention_mask)
+    written = qwen25.processor.tokenizer("-0.4", add_special_tokens=False)["input_ids"]
+    assert loss.isfinite() and rows.count == len(written) + 1  # and the end token
+    asked = make_batch(qwen25, [("video", "audio", "text")], prompt=Prompt(labels=labels))
+    with torch.no_grad():
+        found = label_log_probs(own, asked, LabelTrie.of(labels, qwen25.processor.tokenizer))
+    assert found.shape == (1, 61) and bool(found.isfinite().all())
 
 
 # -- as a citizen of PEFT ----------------------------------------------------------------------------------------------

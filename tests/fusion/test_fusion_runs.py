@@ -157,7 +157,7 @@ def rendered_into(root: Path) -> Path:
 def test_what_cannot_work_is_told_at_once(data_dir: Path, tmp_path: Path) -> None:
     wrong = [
         "zero_shot=true", "adapter={_target_:peft.LoraConfig}", "steering=ar", "init_from=/somewhere", "task=series",
-        "+model.colour=red",
+        "model=tfn", "+model.colour=red",
         "system.augment.noise=-1",
     ]  # fmt: skip
     with pytest.raises(ConfigError) as found:

@@ -211,3 +211,49 @@ def test_normalise():
 def test_user_errors(labels, options, message):
     with pytest.raises(ValueError, match=message):
         parse_answer("sad", labels, **options)
+
+
+SCORES = [f"{tenth / 10:.1f}" for tenth in range(-30, 31)]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("-0.4", "-0.4"),
+        ("0.4", "0.4"),
+        ("+1.0", "1.0"),
+        ("2", "2.0"),
+        ("-0.0", "0.0"),
+        ("The sentiment is \u22121.2.", "-1.2"),
+        ("\u20131.2", "-1.2"),
+        ("1.5, that is 1.5", "1.5"),
+    ],
+)
+def test_scores_keep_their_sign_and_decimals(text, label):
+    assert parse_answer(text, SCORES) == ParsedAnswer(label)
+    assert parse_answer(f"<think>2.0</think><answer>{text}</answer>", SCORES, answer_format="tags").label == label
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("happy", "no label"),
+        ("0.45", "no label"),
+        ("-7.0", "no label"),
+        ("1.0 or -1.0", "ambiguous: -1, 1"),
+    ],
+)
+def test_what_is_no_score_is_not_guessed(text, reason):
+    assert parse_answer(text, SCORES) == ParsedAnswer(None, reason)
+
+
+def test_other_formats_take_scores_as_a_whole():
+    rlvr = "<think>2.0</think><answer> -0.4 </answer>"
+    assert parse_answer(rlvr, SCORES, answer_format="rlvr") == ParsedAnswer("-0.4")
+    assert parse_answer('{"final_label": "-0.4"}', SCORES, answer_format="json") == ParsedAnswer("-0.4")
+
+
+def test_digits_are_words_as_before():
+    assert parse_answer("class 3", ["1", "2", "3"]) == ParsedAnswer("3")
+    assert parse_answer("3.1", ["1", "2", "3"]).reason == "ambiguous: 1, 3"

@@ -165,6 +165,8 @@ def _tiles(
     )
     for number in scoring.headline():
         told = f"{in_words(reference)} clips"
+        if bounds := lead["subsets"][reference].get("intervals", {}).get(number.key):
+            told = f"95 % interval {number.text(bounds[0])} to {number.text(bounds[1])}; {told}"
         if first is not lead and reference in first["subsets"]:
             told += f"; {in_words(baseline)} {number.text(first['subsets'][reference][number.key])}"
         own = {"name": number.heading, "value": lead["subsets"][reference][number.key], "number": number, "note": told}
