@@ -24,13 +24,31 @@ CORPUS = "mosear.data.synthetic.corpus.ensure_corpus"
 
 
 def task_of(cfg: DictConfig) -> Task | None:
-    """What a fusion model predicts; an omni-modal model names one label and has no task."""
-    if cfg.get("task") is None:
+    """What a fusion model predicts; an omni-modal model names one label and has no task.
+
+    ``None`` as well for one whose settings are wrong, which :func:`task_is_sound` tells.
+    """
+    try:
+        return None if cfg.get("task") is None else _built_task(cfg)
+    except ValueError:
         return None
+
+
+def _built_task(cfg: DictConfig) -> Task:
     from hydra.utils import instantiate
 
+    # Partial first: what the task's class raises then comes as it is.
     task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
     return task
+
+
+def task_is_sound(cfg: DictConfig) -> Iterator[Problem]:
+    """The settings of a fusion model's task fit together and to the labels."""
+    if cfg.get("task") is not None:
+        try:
+            _built_task(cfg)
+        except ValueError as error:
+            yield Problem("task", "", str(error), "Correct the task's settings; its YAML explains each one.")
 
 
 def _kind(cfg: DictConfig) -> Kind:
@@ -103,7 +121,8 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
             "benchmark.manifest", path, f"lists {listed} clips beside those of the {split} split",
             f"Make it with --split {split}, or one manifest per split with {{split}} in --out.",
         )  # fmt: skip
-    task = task_of(cfg)
+    if (task := task_of(cfg)) is None and cfg.get("task") is not None:
+        return
     if (problem := _clips_suit(cfg, clips, task)) is not None:
         yield problem
         return

@@ -45,8 +45,8 @@ def check_task(manifest: Manifest, cfg: DictConfig) -> None:
     from mosear.data.rows import ManifestError
     from mosear.data.splits import NO_CLIPS
 
-    task = task_of(cfg)
-    assert task is not None
+    if (task := task_of(cfg)) is None:
+        return
     wrong = [(clip.id, reason) for clip in manifest if (reason := task.problem(clip)) is not None]
     if not len(manifest):
         raise ManifestError(str(manifest.path), [NO_CLIPS])
