@@ -11,7 +11,7 @@ FEATURES = "features.json"
 
 
 def feature_labels(root: str) -> list[str]:
-    """Label names of imported features; ``${feature_labels:DIR}`` in a config.
+    """Label names of imported features, or those of their label sets; ``${feature_labels:DIR}`` in a config.
 
     Raises:
         ValueError: if the directory holds none, or the import knew no names.
@@ -19,9 +19,12 @@ def feature_labels(root: str) -> list[str]:
     path = Path(root) / FEATURES
     if not path.is_file():
         raise ValueError(f"features.root={root}: there is no {FEATURES} (`mosear features import` writes it)")
-    names = json.loads(path.read_text(encoding="utf-8")).get("labels") or []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = list(content.get("labels") or content.get("label_sets") or [])
     if not names:
-        raise ValueError(f"{path} has no label names: set data.prompt.labels, also for task=score and task=series")
+        raise ValueError(
+            f"{path} has no label names: set data.prompt.labels (and task.levels for task=score and task=series)"
+        )
     return [str(name) for name in names]
 
 

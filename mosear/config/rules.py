@@ -12,6 +12,7 @@ from mosear.config.benchmark_rules import (
     benchmark_is_chosen,
     corpus_is_needed,
     metrics_are_known,
+    task_is_sound,
     training_has_clips,
 )
 from mosear.config.manifest_rules import manifests_fit
@@ -237,6 +238,7 @@ def method_fits(cfg: DictConfig) -> Iterator[Problem]:
 
 COMMON_RULES: tuple[Rule, ...] = (
     settings_are_sound,
+    task_is_sound,
     steering_fits,
     calibration_fits,
     labels_come_first,

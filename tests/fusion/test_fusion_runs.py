@@ -164,6 +164,8 @@ def test_what_cannot_work_is_told_at_once(data_dir: Path, tmp_path: Path) -> Non
         check_training(composed("train", tmp_path, data_dir, *RECIPE, *wrong))
     keys = {problem.key for problem in found.value.problems}
     assert {"zero_shot", "adapter", "init_from", "steering", "task", "model.colour"} <= keys
+    with pytest.raises(ConfigError, match=r"levels must give a score to exactly the labels.*Set task\.levels"):
+        check_training(composed("train", tmp_path, data_dir, *RECIPE, "task=score"))
     with pytest.raises(ConfigError, match="no trained fusion model"):
         check_evaluation(composed("eval", tmp_path, data_dir, "+experiment=fusion"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from mosear.config.adapter_options import offer_adapters
 from mosear.config.validation import ConfigError
 from mosear.data.clip import Clip
 from mosear.data.manifest import write_manifest
+from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_evaluation, check_training
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,13 @@ OPTIONS = sorted(
 CPU = ["trainer.accelerator=cpu", "trainer.devices=1"]
 FUSION = ("features", "model", "system", "task")
 """Groups of fusion models, which only go together."""
-FITTING = {"task=series": ["model=grjca"], "system=omni": ["adapter=lora", "method=answer_tuning"]}
+LEVELS = "task.levels={neutral:0,angry:-2,happy:2,sad:-1,worried:-1,surprise:1}"
+FITTING = {
+    "task=series": ["model=grjca"],
+    "task=score": [LEVELS],
+    "model=self_mm": ["task=score", LEVELS],
+    "system=omni": ["adapter=lora", "method=answer_tuning"],
+}
 TARGETS = {
     "synthetic_blends": ["+experiment=fusion", "data=synthetic_blends", "benchmark=synthetic_blends", "task=labels"],
     "synthetic_continuous": [
@@ -43,16 +51,28 @@ TARGETS = {
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
+def imported(directory, clips):
+    """Options for features as ``mosear features import`` leaves them, as far as validation reads them."""
+    directory.mkdir()
+    (directory / "features.json").write_text(json.dumps({"labels": ["sad"]}))
+    for split in ("train", "val", "test"):
+        write_manifest([replace(clip, split=split) for clip in clips], directory / f"{split}.parquet")
+    return ["+experiment=fusion_features", f"features.root={directory}"]
+
+
 @pytest.fixture
 def own_files(tmp_path):
     """Values for what an option leaves to the user."""
     manifest = tmp_path / "m.parquet"
     write_manifest([Clip(id="a", text="Oh.", label="sad")], manifest)
     benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}"]
+    features = imported(tmp_path / "features", [Clip(id="a", text="Oh.", label="sad")])
     fusion = [option for option in OPTIONS if option.split("=")[0] in FUSION]
     return {
         **{option: ["+experiment=fusion", *FITTING.get(option, [])] for option in fusion},
         **{f"{group}={name}": TARGETS[name] for group in ("data", "benchmark") for name in TARGETS},
+        **dict.fromkeys(("features=published", "data=features", "benchmark=features"), features),
+        "+experiment=fusion_features": features[1:],
         "backbone=checkpoint": ["backbone.name=/somewhere"],
         "data=manifest": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
         "data=test": [f"data.train={manifest}", f"data.val={manifest}", *benchmark],
@@ -63,6 +83,7 @@ def own_files(tmp_path):
 
 
 def composed(name: str, *overrides: str, run_dir: str = "/tmp/run") -> DictConfig:
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides=[f"run_dir={run_dir}", *overrides])
 
@@ -80,9 +101,10 @@ def check(name: str, *overrides: str) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("name", ["train", "eval"])
-def test_experiment_composes_and_validates(name, experiment):
-    check(name, f"+experiment={experiment}", *CPU)  # some are for GPUs
-    callbacks = composed(name, f"+experiment={experiment}").callbacks
+def test_experiment_composes_and_validates(name, experiment, own_files):
+    own = [f"+experiment={experiment}", *own_files.get(f"+experiment={experiment}", [])]
+    check(name, *own, *CPU)  # some are for GPUs
+    callbacks = composed(name, *own).callbacks
     assert all(node is None or "_target_" in node for node in callbacks.values()), "a recipe must not make half a node"
 
 
