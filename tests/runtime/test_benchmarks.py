@@ -33,7 +33,9 @@ from tests.helpers import processes, source_trees
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PUBLISHED = sorted(
-    path.stem for path in (CONF / "benchmark").glob("*.yaml") if not re.match("base|manifest|synthetic", path.stem)
+    path.stem
+    for path in (CONF / "benchmark").glob("*.yaml")
+    if not re.match("base|manifest|synthetic|features", path.stem)
 )
 VALENCE = "benchmark.levels={neutral: 0, angry: -2, happy: 3, sad: -2, worried: -1, surprise: 0}"
 

@@ -54,7 +54,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def imported(directory, clips):
     """Options for features as ``mosear features import`` leaves them, as far as validation reads them."""
     directory.mkdir()
-    (directory / "features.json").write_text(json.dumps({"labels": ["sad"]}))
+    (directory / "features.json").write_text(json.dumps({"labels": ["happy", "sad"]}))
     for split in ("train", "val", "test"):
         write_manifest([replace(clip, split=split) for clip in clips], directory / f"{split}.parquet")
     return ["+experiment=fusion_features", f"features.root={directory}"]

@@ -29,7 +29,7 @@ class SeriesTask(Task):
 
     Args:
         labels: classes that a clip's mean valence and arousal are shown as.
-        levels: valence and arousal of each label; a clip belongs to the nearest.
+        levels: valence and arousal of each label, perhaps of others too; a clip belongs to the nearest.
     """
 
     name = "series"
@@ -37,12 +37,13 @@ class SeriesTask(Task):
 
     def __init__(self, labels: Sequence[str], *, levels: Mapping[str, Sequence[float]] | None) -> None:
         super().__init__(labels)
-        if set(levels or {}) != set(labels) or any(len(own) != 2 for own in (levels or {}).values()):
+        found = {name: own for name, own in (levels or {}).items() if name in labels}
+        if set(found) != set(labels) or any(len(own) != 2 for own in found.values()):
             raise ValueError(
-                f"levels must give valence and arousal to exactly the labels {', '.join(labels)}, such as "
-                f"{{happy: [0.8, 0.5]}}; got {dict(levels or {})}. Set task.levels."
+                f"levels must give valence and arousal to each of the labels {', '.join(labels)}, such as "
+                f"{{happy: [0.8, 0.5]}}; got {dict(levels or {})}. Write '+task.levels={{LABEL:[V,A],...}}'."
             )
-        self.levels = {name: (float(own[0]), float(own[1])) for name, own in (levels or {}).items()}
+        self.levels = {name: (float(own[0]), float(own[1])) for name, own in found.items()}
 
     @property
     def outputs(self) -> int:
