@@ -40,6 +40,12 @@ MODELS = {
     "gated_xlstm": "gated_xlstm_small",
 }
 """By their names in the tables: the file of conf/model."""
+OMNI = {
+    "lora": ["+experiment=lora"],
+    "mosear": ["+experiment=mosear"],
+    "mse": ["+experiment=lora", "adapter=mse", "name=mse"],
+}
+"""Tuned omni models beside them."""
 DROPOUT = "system.augment.modality_dropout=0.3"
 NOISE = "1"
 KEEP = (1.0, 0.75, 0.5, 0.25, 0.125)
@@ -106,10 +112,10 @@ class Zoo(Study):
         missing = [f"data.prepare.missing_clips={self.test_clips // 3}"] if part == "labels" else []
         return [f"data.prepare.test_clips={self.test_clips}", *missing]
 
-    def omni(self, experiment: str, seed: int) -> Path:
+    def omni(self, name: str, seed: int) -> Path:
         """A tuned omni model on the same clips."""
-        target = self.out / f"zoo-n{self.test_clips}" / "labels" / f"{experiment}-{seed}"
-        own = [f"+experiment={experiment}", f"seed={seed}", "zero_shot=false", "answering.readings=false"]
+        target = self.out / f"zoo-n{self.test_clips}" / "labels" / f"{name}-{seed}"
+        own = [*OMNI[name], f"seed={seed}", "zero_shot=false", "answering.readings=false"]
         own += ["answering.contribution.enabled=true", "report.examples=0", *self.corpus("labels")]
         return self.run(target, "train.py", [*own, *self.options])
 
@@ -216,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=[*PARTS, "compression"], choices=[*PARTS, "compression"])
-    parser.add_argument("--omni", nargs="*", default=["lora", "mosear"], help="recipes beside them (minutes each)")
+    parser.add_argument("--omni", nargs="*", default=list(OMNI), choices=list(OMNI), help="beside them (minutes each)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     add_study_options(parser)
     parser.set_defaults(test_clips=300)
