@@ -333,6 +333,16 @@ def test_windows_of_affwild2(tmp_path: Path):
     assert len(store.features("test", 0)["video"]) == 8 and len(store.features("test", 1)["video"]) == 4
 
 
+def test_training_windows_of_affwild2_overlap(tmp_path: Path, capsys):
+    source = feature_files.affwild2(tmp_path / "affwild2")
+    store = converted("affwild2", source, tmp_path / "out", *AFFWILD2, "--window", "6", "--hop", "4")
+    starts = {split: {clip.id.split("/")[1] for clip in store.clips(split)} for split in store.splits}
+    assert starts["train"] == {"000000", "000004", "000008"}, "12 frames: the last window holds what is left"
+    assert starts["test"] == {"000000", "000006"}, "each annotated frame counts once"
+    told = refused(capsys, "affwild2", source, tmp_path / "o", *AFFWILD2, "--window", "4", "--hop", "5")
+    assert "--hop 5 needs a --window of at least as many frames, got 4" in told
+
+
 def test_affwild2_that_is_not_so(tmp_path: Path, capsys):
     source, out = feature_files.affwild2(tmp_path / "affwild2"), tmp_path / "out"
     assert "give at least one of --audio, --video and --text" in refused(

@@ -37,6 +37,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window", type=int, metavar="N", help="cut videos into clips of N kept frames (default: whole)"
     )
     parser.add_argument(
+        "--hop", type=int, metavar="N", help="kept frames between the starts of training windows (default: the window)"
+    )
+    parser.add_argument(
         "--validation", type=float, default=0.15, metavar="SHARE", help="of the training videos (default: 0.15)"
     )
     parser.add_argument(
@@ -56,9 +59,11 @@ def _read(source: Path, options: argparse.Namespace) -> Reading:
     folders = {name: source / path for name, path in given.items() if path is not None}
     if not folders:
         raise LayoutError("give at least one of --audio, --video and --text: folders of .npy files")
-    for name, least in (("stride", 1), ("window", 2)):
+    for name, least in (("stride", 1), ("window", 2), ("hop", 1)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise LayoutError(f"--{name} is at least {least}, got {getattr(options, name)}")
+    if options.hop is not None and (options.window is None or options.hop > options.window):
+        raise LayoutError(f"--hop {options.hop} needs a --window of at least as many frames, got {options.window}")
     published = annotation_files(source, _TREE)
     found, skipped = {}, []
     for name, paths in published.items():
@@ -73,7 +78,9 @@ def _read(source: Path, options: argparse.Namespace) -> Reading:
     splits: dict[str, list[_Annotated]] = {"train": [], "val": [], "test": found["Validation_Set"]}
     for clip in found["Train_Set"]:
         splits["val" if video_name(clip.name) in validation else "train"].append(clip)
-    items = {split: _Items(clips, options) for split, clips in splits.items() if clips}
+    # Windows overlap in training alone: elsewhere every annotated frame counts once.
+    hops = {"train": options.hop or options.window}
+    items = {split: _Items(clips, options, hops.get(split, options.window)) for split, clips in splits.items() if clips}
     sources = [path for paths in published.values() for path in paths]
     sources += sorted({file for clips in splits.values() for clip in clips for file in clip.files.values()})
     notes = ["the published validation set is test; validation is a share of the training videos"]
@@ -94,16 +101,21 @@ def _annotated(path: Path, folders: dict[str, Path], stride: int) -> _Annotated:
 
 
 class _Items:
-    def __init__(self, clips: list[_Annotated], options: argparse.Namespace) -> None:
-        self.clips, self.window, self.rate = clips, options.window, options.rate / options.stride
+    def __init__(self, clips: list[_Annotated], options: argparse.Namespace, hop: int | None) -> None:
+        self.clips, self.window, self.rate, self.hop = clips, options.window, options.rate / options.stride, hop
 
     def __len__(self) -> int:
         return sum(len(self._windows(clip)) for clip in self.clips)
 
     def _windows(self, clip: _Annotated) -> list[tuple[int, int]]:
         """Those with an annotation."""
-        size = self.window or len(clip.values)
-        cuts = [(start, min(start + size, len(clip.values))) for start in range(0, len(clip.values), size)]
+        total = len(clip.values)
+        size = self.window or total
+        cuts = []
+        for start in range(0, total, self.hop or total):
+            cuts.append((start, min(start + size, total)))
+            if start + size >= total:  # a further window would hold nothing new
+                break
         return [(start, end) for start, end in cuts if np.isfinite(clip.values[start:end]).any()]
 
     def __iter__(self) -> Iterator[Item]:
