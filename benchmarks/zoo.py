@@ -130,7 +130,7 @@ class Zoo(Study):
         target = self.out / f"zoo-n{self.test_clips}" / "compression" / f"keep{keep:g}-{seed}"
         own = [
             "+experiment=fusion", "model=deepmsi_small", f"name=keep {keep:g}", f"seed={seed}", "features.video=tokens",
-            f"model.keep=[{keep:g},{keep:g}]", "answering.readings=false", "report.examples=0", *self.corpus("labels"),
+            f"model.keep=[{keep},{keep}]", "answering.readings=false", "report.examples=0", *self.corpus("labels"),
         ]  # fmt: skip
         return self.run(target, "train.py", [*own, *self.options])
 

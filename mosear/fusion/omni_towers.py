@@ -88,7 +88,7 @@ class OmniTowers:
 
     def about(self) -> Mapping[str, Any]:
         """The backbone."""
-        return {"features": f"towers of {self.backbone.name}"}
+        return {"features": f"towers of {self.backbone.name}", "backbone": self.backbone.name}
 
     def table(self, split: str) -> FeatureTable:
         """Read or encode every clip of a split, once."""

@@ -26,7 +26,7 @@ def test_parts_are_run_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in zoo.PARTS:
         part = zoo.PARTS[name]
         monkeypatch.setitem(zoo.PARTS, name, zoo.Part(part.options, ("linear_probe",), part.dropout))
-    study = zoo.Zoo(tmp_path / "out", 2, [f"data_dir={tmp_path / 'data'}", *SMALL])
+    study = zoo.Zoo(tmp_path / "out", 3, [f"data_dir={tmp_path / 'data'}", *SMALL])
     for name in zoo.PARTS:
         for row in zoo.names_of(zoo.PARTS[name]):
             study.model(name, row, 0)

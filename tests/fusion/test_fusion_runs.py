@@ -183,3 +183,15 @@ def test_a_model_of_other_features_is_refused(run: Path, data_dir: Path, tmp_pat
         cfg.data.prepare.update(CORPUS)
     with pytest.raises(ValueError, match="was trained with labels"):
         evaluate(cfg)
+
+
+def test_fusion_and_omni_models_stand_in_one_table(run: Path, data_dir: Path, tmp_path: Path) -> None:
+    from mosear.evaluation.aggregate import collect, table
+
+    options = [f"data.prepare.{name}={value}" for name, value in CORPUS.items()]
+    cfg = composed("eval", tmp_path / "bare", data_dir, *options, "data.num_workers=0", "callbacks.progress=null")
+    check_evaluation(cfg)
+    evaluate(cfg)
+    found = table(collect([run, tmp_path / "bare"]), n_boot=50)
+    assert {"zero-shot", "fusion", "fusion, late fusion + transcript"} <= {row[0] for row in found}
+    assert {row[1] for row in found[1:]} == {"1 x 1"}, "one base: the backbone"

@@ -181,7 +181,7 @@ def read_runs(files: RunFiles, name: str | None = None) -> list[Run]:
             Run(
                 files=files,
                 system=title + ("" if first.steering == "none" else f" + {first.steering}"),
-                base=files.metrics["run"]["backbone"],
+                base=files.metrics["run"].get("backbone") or files.metrics["run"]["features"],
                 seed=seed,
                 benchmark=first.benchmark,
                 labels=tuple(labels),
