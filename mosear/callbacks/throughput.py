@@ -63,12 +63,15 @@ class Tally:
             self.media += media_seconds(batch.data.media) * processes
 
     def rates(self) -> dict[str, float]:
-        """Per second, the share of waiting, and this process's peak memory."""
+        """Per second, the share of waiting, and this process's peak memory; without tokens nothing is said of them."""
         seconds = max(self.seconds, 1e-9)
-        return {
-            "clips_per_second": round(self.clips / seconds, 2),
+        of_tokens = {
             "tokens_per_second": round(self.tokens / seconds, 1),
             "media_seconds_per_second": round(self.media / seconds, 2),
+        }
+        return {
+            "clips_per_second": round(self.clips / seconds, 2),
+            **(of_tokens if self.tokens else {}),
             "data_wait_share": round(self.waited / seconds, 3),
             "peak_memory_gb": round(peak_memory_gb(), 2),
         }
@@ -165,12 +168,12 @@ class Throughput(RunCallback):
         left = (now - start) / (step - first) * (total - step)
         rates = self.trained.rates()
         log.info(
-            "Step %d of %d, about %s left: %.1f clips/s, %.0f tokens/s, %.0f %% of the time waiting for data, %.1f GB",
+            "Step %d of %d, about %s left: %.1f clips/s, %s%.0f %% of the time waiting for data, %.1f GB",
             step,
             total,
             duration(left),
             rates["clips_per_second"],
-            rates["tokens_per_second"],
+            f"{rates['tokens_per_second']:.0f} tokens/s, " if self.trained.tokens else "",
             100 * rates["data_wait_share"],
             rates["peak_memory_gb"],
         )

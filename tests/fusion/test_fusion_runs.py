@@ -83,6 +83,7 @@ def test_a_run_leaves_what_every_run_leaves(run: Path) -> None:
     shapley = metrics["contribution"]["subsets"]["consistent"]["log_prob"]
     assert shapley["all"] - shapley["none"] == pytest.approx(sum(shapley["shapley"].values()))
     assert shapley["verdict"] == "undecided", "two clips decide nothing"
+    assert "tokens_per_second" not in metrics["run"] and metrics["run"]["clips_per_second"] > 0
     report = (run / "report.html").read_text()
     assert "LinearProbe" in report and "Learning curve" in report
 
