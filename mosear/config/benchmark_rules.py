@@ -53,9 +53,10 @@ def task_is_sound(cfg: DictConfig) -> Iterator[Problem]:
 
 def _kind(cfg: DictConfig) -> Kind:
     from mosear.config.targets import resolve_target
-    from mosear.evaluation.predictions import LABEL
+    from mosear.evaluation.predictions import LABEL, SCORE
 
-    kind: Kind = LABEL if cfg.get("task") is None else resolve_target(cfg.task._target_).name
+    answers: Kind = SCORE if cfg.data.get("answer_from") == SCORE else LABEL
+    kind: Kind = answers if cfg.get("task") is None else resolve_target(cfg.task._target_).name
     return kind
 
 
@@ -95,6 +96,7 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
 
     Manifests without requirements (no split, no metrics), or that are rendered later, are not opened.
     """
+    from mosear.config.manifest_rules import answered
     from mosear.data.manifest import ManifestError, load_manifest
 
     split, path = cfg.benchmark.get("split"), cfg.data.get("test")
@@ -108,7 +110,7 @@ def benchmark_clips_fit(cfg: DictConfig) -> Iterator[Problem]:
             )  # fmt: skip
         return
     try:
-        manifest = load_manifest(path, root=cfg.data.get("root"))
+        manifest = answered(load_manifest(path, root=cfg.data.get("root")), cfg)
     except ManifestError as error:
         yield Problem("benchmark.manifest", path, str(error), "Correct the manifest, or make it again.")
         return
@@ -159,15 +161,19 @@ def _media_is_there(cfg: DictConfig, manifest: Manifest) -> Iterator[Problem]:
 def _metrics_find_what_they_read(cfg: DictConfig, clips: Sequence[Clip], task: Task | None) -> Iterator[Problem]:
     """Metrics complain about clips, never about answers: so they are tried on clips without any answer."""
     from mosear.evaluation.benchmark_metrics import METRICS, Answers, benchmark_scores
-    from mosear.evaluation.predictions import PredictionRow
+    from mosear.evaluation.predictions import SCORE, PredictionRow
 
     if next(metrics_are_known(cfg), None) is not None:
         return
+
+    def scores(clip: Clip) -> dict[str, Any]:
+        return {"score": clip.score} if _kind(cfg) == SCORE else {}
+
     rows = [
         PredictionRow(
             id=clip.id, subset=clip.subset, prediction=None, unparsed_reason="not asked yet",
             benchmark=cfg.benchmark.name, model="zero_shot",
-            **({"label": str(clip.label)} if task is None else task.truth(clip)),
+            **({"label": str(clip.label), **scores(clip)} if task is None else task.truth(clip)),
         )
         for clip in clips
     ]  # fmt: skip

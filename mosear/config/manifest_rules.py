@@ -28,7 +28,7 @@ def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
         labels = None if key == "test" and _benchmark_asks(cfg) else list(cfg.data.prompt.labels)
         subset = cfg.data.get("val_subset") if key == "val" else None
         try:
-            manifest = load_manifest(path, root=cfg.data.get("root"), subset=subset)
+            manifest = answered(load_manifest(path, root=cfg.data.get("root"), subset=subset), cfg)
             if labels is not None and cfg.get("task") is not None:
                 check_task(manifest, cfg)
             elif labels is not None or not len(manifest):
@@ -37,6 +37,28 @@ def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
             if labels is None and error.problems != [NO_CLIPS]:
                 continue  # its own rule reads this one
             yield Problem(f"data.{key}", path, str(error), "Correct the manifest, or name another one.")
+
+
+def answered(manifest: Manifest, cfg: DictConfig) -> Manifest:
+    """The clips as they are asked for (``data.answer_from``); those of labels that are no numbers as they are."""
+    from mosear.data.scores import SCORE, labelled_by_score, numbers
+
+    labels = list(cfg.data.prompt.labels)
+    if cfg.data.get("answer_from") != SCORE or next(scores_are_numbers(cfg), None) is not None:
+        return manifest
+    assert numbers(labels)
+    return labelled_by_score(manifest, labels)
+
+
+def scores_are_numbers(cfg: DictConfig) -> Iterator[Problem]:
+    """Answers that are scores are chosen among numbers."""
+    from mosear.data.scores import SCORE, numbers
+
+    if cfg.data.get("answer_from") == SCORE:
+        try:
+            numbers(list(cfg.data.prompt.labels))
+        except ValueError as error:
+            yield Problem("data.answer_from", SCORE, str(error), "Correct the labels, or leave the setting out.")
 
 
 def check_task(manifest: Manifest, cfg: DictConfig) -> None:

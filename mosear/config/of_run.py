@@ -16,7 +16,7 @@ from mosear.problems import ConfigError, Problem
 log = logging.getLogger(__name__)
 
 PROMPT = "data.prompt"
-TAKEN = ("backbone", PROMPT, "data.budget", "data.interleave", "data.max_pixels", "data.max_tokens")
+TAKEN = ("backbone", PROMPT, "data.budget", "data.interleave", "data.max_pixels", "data.max_tokens", "data.answer_from")
 """What an evaluation takes from a run."""
 FUSION = ("system", "features", "model", "task")
 """What it takes from the run of a fusion model beside that."""

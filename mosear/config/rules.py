@@ -15,7 +15,7 @@ from mosear.config.benchmark_rules import (
     task_is_sound,
     training_has_clips,
 )
-from mosear.config.manifest_rules import manifests_fit
+from mosear.config.manifest_rules import manifests_fit, scores_are_numbers
 from mosear.config.process_rules import devices_are_there, zero_fits
 from mosear.config.system_rules import system_fits
 from mosear.config.validation import Rule
@@ -239,6 +239,7 @@ def method_fits(cfg: DictConfig) -> Iterator[Problem]:
 COMMON_RULES: tuple[Rule, ...] = (
     settings_are_sound,
     task_is_sound,
+    scores_are_numbers,
     steering_fits,
     calibration_fits,
     labels_come_first,

@@ -24,6 +24,7 @@ from mosear.data.prompt import Prompt
 from mosear.data.resident import ResidentMedia
 from mosear.data.sample import SampleBuilder
 from mosear.data.sampling import BucketBatchSampler
+from mosear.data.scores import SCORE, AnswerFrom, labelled_by_score
 from mosear.data.splits import WithoutReason, check_split, with_reasons
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class ClipDataModule(LightningDataModule):
         bucket: group clips of like length over this many batches; 1 = plain shuffling, no header is read.
         without_reason: what becomes of training clips without a reason where answers are learned with one: ``refuse``
             stops, ``leave_out`` counts them and goes on.
+        answer_from: what of a clip is the answer: its ``label``, or its ``score`` as the nearest of the prompt's
+            labels, which are then numbers.
         seed: of the order of the clips.
         prepare: called once before manifests are read (the synthetic corpus renders itself here).
 
@@ -93,6 +96,7 @@ class ClipDataModule(LightningDataModule):
         resident_mb: float = 1024.0,
         bucket: int = 50,
         without_reason: WithoutReason = "refuse",
+        answer_from: AnswerFrom = "label",
         seed: int = 0,
         prepare: Callable[[], Any] | None = None,
     ) -> None:
@@ -103,6 +107,7 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.on_bad_media, self.max_pixels, self.bucket, self.seed = on_bad_media, max_pixels, bucket, seed
         self.prepare, self.without_reason, self.written = prepare, without_reason, False
+        self.answer_from = answer_from
         self.decoder = (decode or Decoding(mode="inline")).decoder()
         self.cache = FeatureCache(cache_dir, max_gb=cache_max_gb) if cache_dir else None
         self.media_processor = MediaProcessor(backbone.processor, max_pixels=max_pixels)
@@ -127,6 +132,8 @@ class ClipDataModule(LightningDataModule):
                 raise ValueError(f"No {split} manifest: set data.{split}=PATH to a .parquet or .jsonl manifest.")
             subset = self.val_subset if split == "val" else None
             manifest = load_manifest(path, root=self.root, subset=subset)
+            if self.answer_from == SCORE:
+                manifest = labelled_by_score(manifest, self.prompt.labels)
             self.check(manifest)
             if split == "train" and self.written and self.prompt.writes_reasons:
                 manifest = with_reasons(manifest, self.without_reason)

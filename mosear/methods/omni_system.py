@@ -21,6 +21,7 @@ from mosear.data.clip import Clip
 from mosear.data.datamodule import ClipDataModule
 from mosear.data.dataset import BadClip, ClipBatch
 from mosear.data.sample import OmniBatch
+from mosear.data.scores import SCORE, numbers
 from mosear.evaluation.answering import Answering
 from mosear.evaluation.contribution import ClipValues, summarise_contribution
 from mosear.evaluation.contribution_passes import clip_values
@@ -298,9 +299,19 @@ class OmniSystem(System):
             unparsed_reason=answer.reason,
             answer_text=answer.text,
             distribution=None if answer.distribution is None else answer.distribution.tolist(),
+            **self._predicted_score(answer),
             **alone,
             **answer.steering,
         )
+
+    def _predicted_score(self, answer: Answer) -> dict[str, Any]:
+        """Where answers are scores: the expected number, or the one that was written."""
+        if self.data.answer_from != SCORE or answer.label is None:
+            return {}
+        if answer.text is not None or answer.distribution is None:
+            return {"predicted_score": float(answer.label)}
+        weighted = zip(numbers(self.labels), answer.distribution.tolist(), strict=True)
+        return {"predicted_score": sum(value * p for value, p in weighted)}
 
     def bad_row(self, bad: BadClip) -> PredictionRow:
         """The row of a clip that could not be read."""
@@ -312,6 +323,7 @@ class OmniSystem(System):
             "subset": clip.subset,
             "split": clip.split,
             "label": gold_label(clip),
+            **({"score": clip.score} if self.data.answer_from == SCORE else {}),
             "video": clip.video,
             "text": clip.text,
             **self.run,
