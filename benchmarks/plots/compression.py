@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.plots.drawing import picture, text
 from benchmarks.plots.tables import read
 
-_LINES = ("consistent", "conflict mean", "contextual")
-_COLOURS = ("s1", "s2", "s3")
+_LINES = ("consistent", "video aligned", "audio aligned", "contextual")
+_COLOURS = ("s1", "s2", "s3", "control")
 _WIDE, _HIGH, _LEFT, _TOP = 420, 220, 60, 78
 _RATIO = "tokens left (share)"
 
