@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_evaluation, check_training
 from mosear.runtime.flows import evaluate, train
 from tests.helpers.corpus import rendered_corpus
+from tests.helpers.torchrun import torchrun
 from tests.helpers.training_child import TrainingRuns, interruption
 
 ROOT = Path(__file__).parents[2]
@@ -196,3 +198,18 @@ def test_fusion_and_omni_models_stand_in_one_table(run: Path, data_dir: Path, tm
     found = table(collect([run, tmp_path / "bare"]), n_boot=50)
     assert {"zero-shot", "fusion", "fusion, late fusion + transcript"} <= {row[0] for row in found}
     assert {row[1] for row in found[1:]} == {"1 x 1"}, "one base: the backbone"
+
+
+@pytest.mark.slow
+@pytest.mark.multinode
+def test_two_processes_train_what_one_does(data_dir: Path, tmp_path: Path) -> None:
+    plain = [*RECIPE, f"data_dir={data_dir}", "model=late_fusion", "model.dropout=0"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    for name, processes, own in (("one", 1, ["data.batch_size=4"]), ("two", 2, [*two, "data.batch_size=2"])):
+        done = torchrun(processes, "train.py", *plain, *own, f"hydra.run.dir={tmp_path / name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    weights = [load_file(tmp_path / name / "adapter" / "model.safetensors") for name in ("one", "two")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4)
+    rows = [read_predictions(tmp_path / name / "predictions.parquet")[0] for name in ("one", "two")]
+    assert [row.id for row in rows[0]] == [row.id for row in rows[1]]
