@@ -94,7 +94,7 @@ class OmniTowers:
         """Read or encode every clip of a split, once."""
         if split not in self._tables:
             manifest = self.data.manifest(split)
-            usable(manifest, self.accept, split, remedy="Choose another task=, or correct the manifest.")
+            usable(manifest, self.accept, split)
             bad: list[BadClip] = []
             with torch.random.fork_rng(devices=[]):  # loaders draw: a run must not depend on whether they are needed
                 found = kept(self._file(manifest), list(manifest), self.dimensions, lambda: self._made(split, bad))

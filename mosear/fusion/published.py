@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from mosear.data.clip import Clip
 from mosear.data.manifest import load_manifest
+from mosear.data.rows import ManifestError
 from mosear.features.store import FILE, FeatureStore
 from mosear.fusion.source import FeatureTable, usable
 from mosear.problems import Problem
@@ -59,17 +60,17 @@ class Published:
         if split not in self._tables:
             subset = self.cfg.data.get("val_subset") if split == "val" else None
             if self.cfg.data.get(split) is None:
-                raise ValueError(
-                    f"No {split} manifest: set data.{split}, such as {self.store.directory}/{split}.parquet."
+                told = f"No {split} manifest: set data.{split}, such as {self.store.directory}/{split}.parquet."
+                raise ValueError(told)
+            manifest = load_manifest(self.cfg.data[split], root=self.cfg.data.get("root"), subset=subset)
+            usable(manifest, self.accept, split)
+            clips = list(manifest)
+            if unknown := [clip.id for clip in clips if clip.id not in self._places]:
+                told = (
+                    f"{len(unknown)} of {len(clips)} clips have no features in {self.store.directory}, e.g. "
+                    f"{unknown[0]!r}; ids must be those of the import"
                 )
-            clips = list(load_manifest(self.cfg.data[split], root=self.cfg.data.get("root"), subset=subset))
-            usable(clips, self.accept, split, remedy="Choose another task=, or correct the manifest.")
-            unknown = [clip.id for clip in clips if clip.id not in self._places]
-            if unknown:
-                raise ValueError(
-                    f"{len(unknown)} of {len(clips)} {split} clips have no features in {self.store.directory}, e.g. "
-                    f"{unknown[0]!r}. Ids in data.{split} must be those of the import."
-                )
+                raise ManifestError(str(manifest.path), [told])
             self._tables[split] = FeatureTable(
                 clips,
                 self.dimensions,

@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from mosear.data.clip import Clip
 from mosear.data.dataset import BadClip
+from mosear.data.manifest import Manifest
+from mosear.data.rows import ManifestError
 from mosear.fusion.batch import FeatureBatch, padded
 
 Features = Mapping[str, np.ndarray]
@@ -91,23 +93,21 @@ class FeatureTable:
         return len(self) * sum(4 * longest[name] * size for name, size in self.dimensions.items())
 
 
-def usable(clips: Sequence[Clip], accept: Callable[[Clip], str | None], split: str, *, remedy: str) -> None:
-    """Raises a sentence about the first clip that the task cannot use, with their number.
+def usable(manifest: Manifest, accept: Callable[[Clip], str | None], split: str) -> None:
+    """Refuse a split without clips, or with clips that the task cannot use.
 
     Args:
-        clips: of a split.
+        manifest: clips of the split.
         accept: what keeps a clip from being used, ``None`` for nothing.
         split: its name.
-        remedy: how to mend it.
 
     Raises:
-        ValueError: if there is such a clip, or no clip at all.
+        ManifestError: with the number of such clips and the first.
     """
-    if not clips:
-        raise ValueError(f"There are no {split} clips. Check data.{split} and its subset.")
-    wrong = [(clip, reason) for clip in clips if (reason := accept(clip)) is not None]
+    if not len(manifest):
+        raise ManifestError(str(manifest.path), [f"there are no {split} clips"])
+    wrong = [(clip, reason) for clip in manifest if (reason := accept(clip)) is not None]
     if wrong:
         clip, reason = wrong[0]
-        raise ValueError(
-            f"{len(wrong)} of {len(clips)} {split} clips cannot be used, e.g. {clip.id!r}: {reason}. {remedy}"
-        )
+        told = f"{len(wrong)} of {len(manifest)} {split} clips cannot be used, e.g. {clip.id!r}: {reason}"
+        raise ManifestError(str(manifest.path), [f"{told}. Choose another task=, or correct the manifest."])

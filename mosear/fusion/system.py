@@ -26,6 +26,7 @@ from mosear.fusion.tasks import Task
 from mosear.methods.optim import Tuning, build_optimiser, build_schedule
 from mosear.methods.processes import gathered, rank, world_size
 from mosear.methods.system import TUNED, System
+from mosear.problems import ConfigError, Problem
 
 WEIGHTS = "model.safetensors"
 
@@ -114,7 +115,8 @@ class FusionSystem(System):
         content = json.loads((directory / FUSION).read_text(encoding="utf-8"))
         for name, value in self._shape().items():
             if content.get(name) != value:
-                raise ValueError(f"{directory} was trained with {name} {content.get(name)}, but here it is {value}.")
+                told = f"was trained with {name} {content.get(name)}, but here it is {value}"
+                raise ConfigError([Problem("run", str(directory), told, f"Keep {name} as in that run.")])
         self.model.load_state_dict(load_file(directory / WEIGHTS))
         self.task.load_state_dict(content["task_state"])
 

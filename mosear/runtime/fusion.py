@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from mosear.config.benchmark_rules import task_is_sound
 from mosear.config.system_rules import checked_by
 from mosear.config.targets import resolve_target
 from mosear.evaluation.runs import FUSION
@@ -18,6 +19,7 @@ from mosear.fusion.datamodule import FusionDataModule
 from mosear.fusion.system import FusionSystem
 from mosear.fusion.tasks import Task
 from mosear.methods.system import TUNED
+from mosear.planning.fusion import model_fits
 from mosear.problems import Problem
 from mosear.runtime.omni import quantity
 from mosear.steering.configured import NONE
@@ -50,6 +52,9 @@ def fusion_fits(cfg: DictConfig) -> Iterator[Problem]:
             "task", task.name, f"{model.__name__} learns {', '.join(sorted(model.tasks))}",
             "Choose another task=, or another model=.",
         )  # fmt: skip
+        return
+    if next(task_is_sound(cfg), None) is None:
+        yield from model_fits(cfg)
 
 
 @checked_by(fusion_fits)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mosear.callbacks.checkpoint_files import complete
 from mosear.config.of_run import with_settings_of_run
 from mosear.config.validation import ConfigError
+from mosear.data.rows import ManifestError
 from mosear.evaluation.predictions import read_predictions
 from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_evaluation, check_training
@@ -169,6 +170,11 @@ def test_what_cannot_work_is_told_at_once(data_dir: Path, tmp_path: Path) -> Non
     assert {"zero_shot", "adapter", "init_from", "steering", "task", "model.colour"} <= keys
     with pytest.raises(ConfigError, match=r"levels must give a score to exactly the labels.*Set task\.levels"):
         check_training(composed("train", tmp_path, data_dir, *RECIPE, "task=score"))
+    with pytest.raises(ConfigError, match="steps is 7, into which the 96 numbers of audio cannot be cut evenly"):
+        check_training(composed("train", tmp_path, data_dir, *RECIPE, "model=gated_xlstm", "model.steps=7"))
+    with pytest.raises(ManifestError, match=r"16 of 16 train clips cannot be used.*it has no score"):
+        levels = "task.levels={neutral:0,angry:-2,happy:2,sad:-1,worried:-1,surprise:1}"
+        trained(tmp_path, data_dir, "task=score", levels)
     with pytest.raises(ConfigError, match="no trained fusion model"):
         check_evaluation(composed("eval", tmp_path, data_dir, "+experiment=fusion"))
 
@@ -184,7 +190,7 @@ def test_a_model_of_other_features_is_refused(run: Path, data_dir: Path, tmp_pat
     with open_dict(cfg):
         cfg.adapter_path = str(other)
         cfg.data.prepare.update(CORPUS)
-    with pytest.raises(ValueError, match="was trained with labels"):
+    with pytest.raises(ConfigError, match="was trained with labels"):
         evaluate(cfg)
 
 
