@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -15,12 +14,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mosear.__main__ import main
 from mosear.config.adapter_options import offer_adapters
 from mosear.config.validation import ConfigError
 from mosear.data.clip import Clip
 from mosear.data.manifest import write_manifest
 from mosear.resolvers import register_resolvers
 from mosear.runtime.checks import check_evaluation, check_training
+from tests.helpers.feature_files import list_pickles
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -51,13 +52,12 @@ TARGETS = {
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-def imported(directory, clips):
-    """Options for features as ``mosear features import`` leaves them, as far as validation reads them."""
-    directory.mkdir()
-    (directory / "features.json").write_text(json.dumps({"labels": ["happy", "sad"]}))
-    for split in ("train", "val", "test"):
-        write_manifest([replace(clip, split=split) for clip in clips], directory / f"{split}.parquet")
-    return ["+experiment=fusion_features", f"features.root={directory}"]
+def imported(directory):
+    """Options for features as ``mosear features import`` leaves them."""
+    source = list_pickles(directory / "MELD")
+    out = directory / "features"
+    assert main(["features", "import", "list_pickle", "--source", str(source), "--out", str(out)]) == 0
+    return ["+experiment=fusion_features", f"features.root={out}"]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def own_files(tmp_path):
     manifest = tmp_path / "m.parquet"
     write_manifest([Clip(id="a", text="Oh.", label="sad")], manifest)
     benchmark = ["benchmark=manifest", f"benchmark.manifest={manifest}"]
-    features = imported(tmp_path / "features", [Clip(id="a", text="Oh.", label="sad")])
+    features = imported(tmp_path)
     fusion = [option for option in OPTIONS if option.split("=")[0] in FUSION]
     return {
         **{option: ["+experiment=fusion", *FITTING.get(option, [])] for option in fusion},
