@@ -60,11 +60,13 @@ class Part:
         options: of every run.
         models: those that can learn the task.
         dropout: whether each is trained with modality dropout as well.
+        subset: of which noise and video's share are shown.
     """
 
     options: tuple[str, ...]
     models: tuple[str, ...]
     dropout: bool = False
+    subset: str = "consistent"
 
 
 PARTS = {
@@ -72,9 +74,12 @@ PARTS = {
     "blends": Part(
         ("data=synthetic_blends", "benchmark=synthetic_blends", "task=labels"),
         ("linear_probe", "late_fusion", "mult", "grjca", "lddu"),
+        subset="single",
     ),
     "continuous": Part(
-        ("data=synthetic_continuous", "benchmark=synthetic_continuous", "task=series"), ("linear_probe", "grjca")
+        ("data=synthetic_continuous", "benchmark=synthetic_continuous", "task=series"),
+        ("linear_probe", "grjca"),
+        subset="moving",
     ),
 }
 
@@ -145,27 +150,27 @@ def finished(runs: Sequence[Path]) -> list[Path]:
     return [run for run in runs if (run / METRICS).is_file()]
 
 
-def facts(rows: Mapping[str, Sequence[Path]]) -> str:
+def facts(rows: Mapping[str, Sequence[Path]], subset: str) -> str:
     """Parameters, seconds of training, accuracy under noise, and video's share; means over seeds."""
     lines = [
-        "| system | trainable parameters | training (s) | consistent with noise | video's share, consistent | video |",
+        f"| system | trainable parameters | training (s) | {subset} with noise | video's share, {subset} | video |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, runs in rows.items():
         found = [RunFiles(run).metrics for run in runs]
         if found:
-            lines.append(f"| {name} | " + " | ".join(fact_cells(found)) + " |")
+            lines.append(f"| {name} | " + " | ".join(fact_cells(found, subset)) + " |")
     return "\n".join(lines)
 
 
-def fact_cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def fact_cells(found: Sequence[Mapping[str, Any]], subset: str) -> list[str]:
     """One row of :func:`facts`."""
     run = found[0]["run"]
     seconds = [one["run"]["tuning_seconds"] for one in found if "tuning_seconds" in one["run"]]
-    noise = [one["noise"][NOISE]["consistent"] for one in found if "consistent" in one.get("noise", {}).get(NOISE, {})]
+    noise = [one["noise"][NOISE][subset] for one in found if subset in one.get("noise", {}).get(NOISE, {})]
     shares, verdicts = [], []
     for one in found:
-        scores = one.get("contribution", {}).get("subsets", {}).get("consistent", {}).get("log_prob")
+        scores = one.get("contribution", {}).get("subsets", {}).get(subset, {}).get("log_prob")
         if scores is not None and scores["share_interval"] is not None and scores["shares"]["visual"] is not None:
             shares.append(scores["shares"]["visual"])
             verdicts.append(scores["verdict"].replace("_", " "))
@@ -202,7 +207,14 @@ def write_part(study: Zoo, part: str, seeds: Sequence[int], omni: Sequence[str])
     pairs = [(name, REFERENCE) for name in rows if name != REFERENCE and "+" not in name]
     pairs += [(f"{name}+dropout", name) for name in rows if f"{name}+dropout" in rows]
     page = ROOT / "docs" / "tables" / f"zoo-{part}.md"
-    print(write_page(page, markdown(table(benchmark)), markdown(differences(benchmark, pairs)), facts(extra | rows)))
+    print(
+        write_page(
+            page,
+            markdown(table(benchmark)),
+            markdown(differences(benchmark, pairs)),
+            facts(extra | rows, PARTS[part].subset),
+        )
+    )
 
 
 def write_compression(study: Zoo, seeds: Sequence[int]) -> None:

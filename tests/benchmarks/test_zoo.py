@@ -25,7 +25,7 @@ def test_parts_are_run_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(zoo, "KEEP", (1.0, 0.5))
     for name in zoo.PARTS:
         part = zoo.PARTS[name]
-        monkeypatch.setitem(zoo.PARTS, name, zoo.Part(part.options, ("linear_probe",), part.dropout))
+        monkeypatch.setitem(zoo.PARTS, name, zoo.Part(part.options, ("linear_probe",), part.dropout, part.subset))
     study = zoo.Zoo(tmp_path / "out", 3, [f"data_dir={tmp_path / 'data'}", *SMALL])
     for name in zoo.PARTS:
         for row in zoo.names_of(zoo.PARTS[name]):
