@@ -141,6 +141,15 @@ FIGURES = (
         bars=True,
     ),
     Figure(
+        "zoo-sets",
+        "Sets of labels: overlap in per cent",
+        "Embedded corpus of blends, three seeds, 300 clips per subset",
+        "all-methods.md",
+        ("single", "blend", "split over face and voice", "none: exactly right"),
+        titles=("single", "blend", "face and voice differ", "none: exactly right"),
+        bars=True,
+    ),
+    Figure(
         "peers",
         "mosear beside the better of two peers",
         "Ratios: CPU speed (higher is better), also with the feature cache, and peak memory (lower is better)",
