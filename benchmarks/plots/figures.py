@@ -141,6 +141,15 @@ FIGURES = (
         bars=True,
     ),
     Figure(
+        "blends-ideal",
+        "Whole set right, in per cent",
+        "What an ideal observer of blends could reach",
+        "synthetic.md",
+        ("ideal: both", "face", "voice"),
+        titles=("both", "face alone", "voice alone"),
+        bars=True,
+    ),
+    Figure(
         "zoo-sets",
         "Sets of labels: overlap in per cent",
         "Embedded corpus of blends, three seeds, 300 clips per subset",
