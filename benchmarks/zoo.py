@@ -153,7 +153,7 @@ def finished(runs: Sequence[Path]) -> list[Path]:
 def facts(rows: Mapping[str, Sequence[Path]], subset: str) -> str:
     """Parameters, seconds of training, accuracy under noise, and video's share; means over seeds."""
     lines = [
-        f"| system | trainable parameters | training (s) | {subset} with noise | video's share, {subset} | video |",
+        f"| model | trainable parameters | training (s) | {subset} with noise | video's share, {subset} | video |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, runs in rows.items():

@@ -346,4 +346,5 @@ def of_tables(docs: Path) -> Iterator[Figure]:
                 f"tables/{path.name}",
                 columns,
                 ("centre",) if differences else ("share",),
+                find=(table.columns[0],),
             )
