@@ -222,7 +222,8 @@ def write_compression(study: Zoo, seeds: Sequence[int]) -> None:
     runs = {keep: finished([study.compressed(keep, seed) for seed in seeds]) for keep in KEEP}
     benchmark = collect([run for own in runs.values() for run in own], [])
     page = ROOT / "docs" / "tables" / "zoo-compression.md"
-    print(write_page(page, markdown(table(benchmark)), "", compression_table(runs)))
+    shown = "![accuracy by the share of visual tokens that is left](../images/plots/compression.svg)"
+    print(write_page(page, markdown(table(benchmark)), "", shown, compression_table(runs)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from benchmarks.options import ROOT
 from benchmarks.plots.architecture import architecture
-from benchmarks.plots.compression import compression
 from benchmarks.plots.drawing import THEMES
-from benchmarks.plots.figures import FIGURES, MAIN, of_tables
+from benchmarks.plots.figures import FIGURES, MAIN, Figure, of_tables
 from benchmarks.plots.growth import growth
+from benchmarks.plots.lines import Lines
 
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "images" / "plots"
@@ -27,9 +27,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 def pictures(docs: Path) -> dict[str, str]:
     """All pictures by file name."""
-    drawn = {f"{figure.name}.svg": figure.draw(docs, "auto") for figure in (*FIGURES, *of_tables(docs))}
+    figures: list[Figure | Lines] = [*FIGURES, *of_tables(docs)]
+    drawn = {f"{figure.name}.svg": figure.draw(docs, "auto") for figure in figures}
     drawn["growth.svg"] = growth(docs / "appendix" / "growth.md", "auto")
-    drawn["compression.svg"] = compression(docs / "tables" / "zoo-compression.md", "auto")
     for theme in THEMES:
         suffix = "" if theme == "auto" else f"-{theme}"
         drawn[f"architecture{suffix}.svg"] = architecture(theme)

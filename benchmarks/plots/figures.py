@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.plots.drawing import Panel, Row, chart, scale_of
+from benchmarks.plots.lines import Lines
 from benchmarks.plots.tables import Table, read, tables, value
 
 _GROUP = re.compile(r"\*\*(.+?)\*\*[:,]? ?(.*)")
@@ -111,7 +112,7 @@ MAIN = Figure(
 )
 """The picture of the README."""
 
-FIGURES = (
+FIGURES: tuple[Figure | Lines, ...] = (
     MAIN,
     Figure(
         "reinforcement",
@@ -148,6 +149,14 @@ FIGURES = (
         ("ideal: both", "face", "voice"),
         titles=("both", "face alone", "voice alone"),
         bars=True,
+    ),
+    Lines(
+        "compression",
+        "What compression of visual tokens costs",
+        "DeepMSI on the embedded corpus: accuracy in per cent over the share of tokens left",
+        "tables/zoo-compression.md",
+        "tokens left (share)",
+        ("consistent", "video aligned", "audio aligned", "contextual"),
     ),
     Figure(
         "zoo-sets",
