@@ -167,6 +167,7 @@ def test_objects_of_classes_are_refused(protocol: int):
         ("_codecs", "lookup"),
         ("torch._utils", "_rebuild_device_tensor_from_numpy"),
     ],
+    ids=lambda own: own if isinstance(own, str) else type(own).__name__,  # the same in every process
 )
 def test_neighbours_of_allowed_names_are_refused(module: str, name: str):
     with pytest.raises(UnsafePickleError) as caught:
