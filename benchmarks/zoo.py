@@ -230,7 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=[*PARTS, "compression"], choices=[*PARTS, "compression"])
-    parser.add_argument("--omni", nargs="*", default=list(OMNI), choices=list(OMNI), help="beside them (minutes each)")
+    parser.add_argument(
+        "--omni", nargs="*", default=["lora", "mosear"], choices=list(OMNI), help="beside them (minutes each)"
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     add_study_options(parser)
     parser.set_defaults(test_clips=300)
