@@ -29,7 +29,7 @@ from tests.helpers.omni_samples import MIXED, fresh, inject_lora, make_batch
 
 def system_of(backbone: OmniBackbone, network: torch.nn.Module) -> tuple[OmniSystem, dict[str, Any]]:
     """A system without clips and trainer, ready for a step of answer tuning, and what it logs."""
-    data: Any = SimpleNamespace(prompt=Prompt(), builder=None, cache=None)
+    data: Any = SimpleNamespace(prompt=Prompt(), builder=None, cache=None, answer_from="label")
     system = OmniSystem(backbone, network, data, method=AnswerTuning())
     logged: dict[str, Any] = {}
     system.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
