@@ -98,10 +98,10 @@ class Zoo(Study):
         self.options = list(options)
 
     def sizes(self) -> list[str]:
-        """Missing modalities are there with a third of the clips; other corpora have no such subsets."""
+        """None for all: each part has a corpus of its own, see :meth:`corpus`."""
         return []
 
-    def model(self, part: str, name: str, seed: int, extra: Sequence[str] = ()) -> Path:
+    def model(self, part: str, name: str, seed: int) -> Path:
         """One training of a fusion model."""
         file, settings = MODELS[name.removesuffix("+dropout")], PARTS[part]
         target = self.out / f"zoo-n{self.test_clips}" / part / f"{name}-{seed}"
@@ -110,7 +110,7 @@ class Zoo(Study):
             *([DROPOUT] if name.endswith("+dropout") else []), f"system.test_noise=[{NOISE}]",
             "answering.contribution.enabled=true", "answering.readings=false", "report.examples=0", *self.corpus(part),
         ]  # fmt: skip
-        return self.run(target, "train.py", [*own, *extra, *self.options])
+        return self.run(target, "train.py", [*own, *self.options])
 
     def corpus(self, part: str) -> list[str]:
         """Sizes of the test set."""

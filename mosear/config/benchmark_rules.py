@@ -28,25 +28,23 @@ def task_of(cfg: DictConfig) -> Task | None:
 
     ``None`` as well for one whose settings are wrong, which :func:`task_is_sound` tells.
     """
+    if cfg.get("task") is None:
+        return None
+    from mosear.fusion.build import build_task
+
     try:
-        return None if cfg.get("task") is None else _built_task(cfg)
+        return build_task(cfg)
     except ValueError:
         return None
-
-
-def _built_task(cfg: DictConfig) -> Task:
-    from hydra.utils import instantiate
-
-    # Partial first: what the task's class raises then comes as it is.
-    task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
-    return task
 
 
 def task_is_sound(cfg: DictConfig) -> Iterator[Problem]:
     """The settings of a fusion model's task fit together and to the labels."""
     if cfg.get("task") is not None:
+        from mosear.fusion.build import build_task
+
         try:
-            _built_task(cfg)
+            build_task(cfg)
         except ValueError as error:
             yield Problem("task", "", str(error), "Correct the task's settings; its YAML explains each one.")
 

@@ -41,13 +41,11 @@ def manifests_fit(cfg: DictConfig) -> Iterator[Problem]:
 
 def answered(manifest: Manifest, cfg: DictConfig) -> Manifest:
     """The clips as they are asked for (``data.answer_from``); those of labels that are no numbers as they are."""
-    from mosear.data.scores import SCORE, labelled_by_score, numbers
+    from mosear.data.scores import SCORE, labelled_by_score
 
-    labels = list(cfg.data.prompt.labels)
     if cfg.data.get("answer_from") != SCORE or next(scores_are_numbers(cfg), None) is not None:
         return manifest
-    assert numbers(labels)
-    return labelled_by_score(manifest, labels)
+    return labelled_by_score(manifest, list(cfg.data.prompt.labels))
 
 
 def scores_are_numbers(cfg: DictConfig) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mosear.data.clip import Clip
 from mosear.data.dataset import BadClip
+from mosear.fusion.sequences import step_mask
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class FeatureBatch:
 
     def mask(self, modality: str) -> Tensor:
         """bool ``[B, T]``, True where there are features."""
-        steps = torch.arange(self.features[modality].shape[1], device=self.lengths[modality].device)
-        return steps[None] < self.lengths[modality][:, None]
+        return step_mask(self.lengths[modality], self.features[modality].shape[1])
 
     def present(self, modality: str) -> Tensor:
         """bool ``[B]``: which clips have the modality."""
@@ -79,7 +79,6 @@ def padded(
     clips: Sequence[Clip],
     features: Sequence[Mapping[str, np.ndarray]],
     dimensions: Mapping[str, int],
-    targets: Mapping[str, Tensor] | None = None,
 ) -> FeatureBatch:
     """Clips of different lengths in one batch.
 
@@ -87,7 +86,6 @@ def padded(
         clips: B clips.
         features: of each, ``[T, D]`` by modality; an absent modality has no key.
         dimensions: D by modality.
-        targets: see :class:`FeatureBatch`.
     """
     whole, lengths = {}, {}
     for name, size in dimensions.items():
@@ -98,4 +96,4 @@ def padded(
             if values is not None:
                 block[row, : len(values)] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
         whole[name], lengths[name] = block, torch.tensor(counts)
-    return FeatureBatch(whole, lengths, clips, targets or {})
+    return FeatureBatch(whole, lengths, clips)

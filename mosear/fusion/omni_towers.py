@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,7 +64,7 @@ class OmniTowers:
     ) -> None:
         if video not in ("steps", "tokens"):
             raise ValueError(f"video={video!r} must be 'steps' or 'tokens'.")
-        self.cfg, self.accept, self.video, self.max_text = cfg, accept, video, max_text
+        self.accept, self.video, self.max_text = accept, video, max_text
         self.backbone: OmniBackbone = instantiate(cfg.backbone)
         if torch.cuda.is_available() and cfg.trainer.get("accelerator") in ("gpu", "cuda"):
             self.backbone.model.to(torch.device("cuda", torch.cuda.current_device()))
@@ -107,10 +108,14 @@ class OmniTowers:
     def _file(self, manifest: Manifest) -> Path | None:
         if self.data.cache is None:
             return None
+        return self.data.cache.root / TABLES / f"{table_name(*self._made_of, manifest)}.safetensors"
+
+    @cached_property
+    def _made_of(self) -> tuple[str, dict[str, object]]:
+        """The key space of the tower outputs, and what is done to them; hashes all weights, once for all splits."""
         key = CacheKey.of(self.backbone, self.data.budget, self.data.max_pixels)
         words = content_hash_of(self.backbone.model.get_input_embeddings().weight)
-        options = {"video": self.video, "max_text": self.max_text, "embeddings": words}
-        return self.data.cache.root / TABLES / f"{table_name(key.fingerprint, options, manifest)}.safetensors"
+        return key.fingerprint, {"video": self.video, "max_text": self.max_text, "embeddings": words}
 
     def _made(self, split: str, bad: list[BadClip]) -> dict[str, Features]:
         found: dict[str, Features] = {}

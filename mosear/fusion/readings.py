@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from mosear.evaluation.contribution import COMBINATIONS, ClipValues
 from mosear.fusion.batch import FeatureBatch
-from mosear.fusion.model import FusionModel, FusionOutput
+from mosear.fusion.model import FusionModel
 from mosear.fusion.tasks import Task
 from mosear.roles import SHOWN
 
 SHOWN_AS = {"video": "visual", "face": "visual", "frame": "visual", "audio": "audio", "text": "text"}
 """Which of the three modalities of tables and reports a stream of features belongs to."""
-
-Run = Callable[[FusionModel, FeatureBatch], FusionOutput]
 
 
 def shown_as(name: str) -> str:

@@ -54,6 +54,26 @@ def through_lstm(
     return block, torch.cat(list(last), dim=-1)
 
 
+class LastState(nn.Module):
+    """The last state of an LSTM over true lengths, and a linear map of it.
+
+    Args:
+        size: of a step.
+        hidden: of the LSTM.
+        out: of the map.
+    """
+
+    def __init__(self, size: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(size, hidden, batch_first=True)
+        self.out = nn.Linear(hidden, out)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """``[B, out]``."""
+        mapped: Tensor = self.out(through_lstm(self.lstm, values, lengths)[1])
+        return mapped
+
+
 def resampled(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
     """Linear interpolation along time, from each clip's own length to another.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,15 +83,16 @@ class FeatureTable:
         return FeatureBatch(features, lengths, clips)
 
     def _in_memory(self) -> FeatureBatch | None:
-        if self._whole is None and self.clips and self._padded_bytes() <= self.max_bytes:
+        if self._whole is None and self.clips and self._fits:
             self._whole = padded(self.clips, [self.read(row) for row in range(len(self))], self.dimensions)
         return self._whole
 
-    def _padded_bytes(self) -> int:
-        """Of the whole split, estimated from an even sample."""
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether the padded split is small enough, estimated once from an even sample."""
         sample = [self.read(row) for row in np.linspace(0, len(self) - 1, min(len(self), 64)).astype(int)]
         longest = {name: max([1, *(len(row[name]) for row in sample if name in row)]) for name in self.dimensions}
-        return len(self) * sum(4 * longest[name] * size for name, size in self.dimensions.items())
+        return len(self) * sum(4 * longest[name] * size for name, size in self.dimensions.items()) <= self.max_bytes
 
 
 def usable(manifest: Manifest, accept: Callable[[Clip], str | None], split: str) -> None:

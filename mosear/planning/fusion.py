@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mosear.config.targets import resolve_target
+from mosear.fusion.build import build_model, build_task
 from mosear.planning.plan import FLOAT32
 from mosear.problems import Problem
 
@@ -28,11 +28,9 @@ def planned_model(cfg: DictConfig) -> tuple[FusionModel, Task]:
         ValueError: settings of the model do not go together, or not with the features.
     """
     widths = resolve_target(cfg.features._target_).planned_dimensions(cfg)
-    task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
-    over_time: dict[str, Any] = {"over_time": True} if task.over_time else {}
+    task = build_task(cfg)
     with torch.device("meta"):
-        build = instantiate(cfg.model, _partial_=True, _convert_="all")
-        return build(dimensions=dict(widths), outputs=task.outputs, **over_time), task
+        return build_model(cfg, task, widths), task
 
 
 def model_fits(cfg: DictConfig) -> Iterator[Problem]:

@@ -15,9 +15,9 @@ from mosear.config.benchmark_rules import task_is_sound
 from mosear.config.system_rules import checked_by
 from mosear.config.targets import resolve_target
 from mosear.evaluation.runs import FUSION
+from mosear.fusion.build import build_model, build_task
 from mosear.fusion.datamodule import FusionDataModule
 from mosear.fusion.system import FusionSystem
-from mosear.fusion.tasks import Task
 from mosear.methods.system import TUNED
 from mosear.planning.fusion import model_fits
 from mosear.problems import Problem
@@ -77,11 +77,9 @@ def build_fusion_system(
         augment: what is done to training features.
         test_noise: see :class:`~mosear.fusion.system.FusionSystem`.
     """
-    task: Task = instantiate(cfg.task, _partial_=True, _convert_="all")(labels=list(cfg.data.prompt.labels))
+    task = build_task(cfg)
     source = instantiate(cfg.features, _partial_=True, _convert_="all")(cfg=cfg, accept=task.problem)
-    build_model = instantiate(cfg.model, _partial_=True, _convert_="all")
-    over_time = {"over_time": True} if task.over_time else {}
-    model = build_model(dimensions=dict(source.dimensions), outputs=task.outputs, **over_time)
+    model = build_model(cfg, task, source.dimensions)
     data = FusionDataModule(
         source,
         task,

@@ -31,7 +31,7 @@ from torch.nn import functional
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.modality_labels import FUSION, ModalityLabels
 from mosear.fusion.model import FusionModel, FusionOutput
-from mosear.fusion.sequences import mean_over_time, through_lstm
+from mosear.fusion.sequences import LastState, mean_over_time
 from mosear.fusion.tasks import Task
 from mosear.settings import AtLeastOne, Positive, Share, arguments
 
@@ -92,7 +92,7 @@ class SelfMM(FusionModel):
                 continue
             audio = name == "audio"
             out = audio_out if audio else video_out
-            self.recurrent[name] = _Recurrent(size, audio_hidden if audio else video_hidden, out)
+            self.recurrent[name] = LastState(size, audio_hidden if audio else video_hidden, out)
             views[name] = (out, audio_width if audio else video_width, audio_dropout if audio else video_dropout)
         views[FUSION] = (sum(size for size, _, _ in views.values()), fusion_width, fusion_dropout)
         self.heads = nn.ModuleDict({view: _Head(*sizes) for view, sizes in views.items()})
@@ -142,17 +142,6 @@ class SelfMM(FusionModel):
     def set_extra_state(self, state: Tensor) -> None:
         """Put them back."""
         self.labels.load(state)
-
-
-class _Recurrent(nn.Module):
-    def __init__(self, size: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(size, hidden, batch_first=True)
-        self.out = nn.Linear(hidden, out)
-
-    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """``[B, out]``."""
-        return self.out(through_lstm(self.lstm, values, lengths)[1])
 
 
 class _Head(nn.Module):

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.model import FusionModel, FusionOutput
-from mosear.fusion.sequences import mean_over_time, through_lstm
+from mosear.fusion.sequences import LastState, mean_over_time
 from mosear.settings import AtLeastOne, Share, arguments
 
 TEXT = "text"
@@ -71,7 +71,7 @@ class TFN(FusionModel):
         self.score_range = score_range if outputs == 1 else None
         others = {name: audio_hidden if name == "audio" else video_hidden for name in dimensions if name != TEXT}
         self.subnets = nn.ModuleDict({name: _SubNet(dimensions[name], size, dropout) for name, size in others.items()})
-        self.text = _TextNet(dimensions[TEXT], text_hidden, text_out) if TEXT in dimensions else None
+        self.text = LastState(dimensions[TEXT], text_hidden, text_out) if TEXT in dimensions else None
         widths = [*others.values(), *([text_out] if self.text else [])]
         self.fusion_dropout = nn.Dropout(fusion_dropout)
         self.first = nn.Linear(math.prod(width + 1 for width in widths), fusion_hidden)
@@ -118,14 +118,3 @@ class _SubNet(nn.Module):
                 own, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
             )
         return torch.zeros_like(mean).index_put((present,), normed.to(mean.dtype))
-
-
-class _TextNet(nn.Module):
-    def __init__(self, size: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(size, hidden, batch_first=True)
-        self.out = nn.Linear(hidden, out)
-
-    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """``[B, out]``."""
-        return self.out(through_lstm(self.lstm, values, lengths)[1])

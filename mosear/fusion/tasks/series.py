@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from mosear.data.clip import Clip
+from mosear.data.series import DIMENSIONS
 from mosear.evaluation import metrics
 from mosear.fusion.batch import FeatureBatch
 from mosear.fusion.ccc import ccc_loss
 from mosear.fusion.model import FusionOutput
 from mosear.fusion.sequences import resampled
 from mosear.fusion.tasks.base import Task
-
-DIMENSIONS = ("valence", "arousal")
 
 
 class SeriesTask(Task):
